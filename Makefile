@@ -1,0 +1,59 @@
+# Everything runs in .venv, which the first target makes: Python (3.11 to 3.13)
+# and make are all that a machine needs. Another interpreter: make PYTHON=...
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test test-slow test-oldest lint format bench clean
+help:  ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "htga_optax needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# The demo needs far less than the tests, so it has a mark of its own.
+$(VENV)/.demo: pyproject.toml
+	test -e $(VENV)/.installed || ( $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --upgrade pip && \
+	  $(BIN)/python -m pip install --quiet --editable '.[examples]' )
+	touch $@
+
+demo: $(VENV)/.demo  ## train on real data with HTGA and three others, plot it
+	$(BIN)/python examples/quickstart.py
+
+test: lint  ## lint, types, doctests and all tests that are not slow
+	$(PYTEST) -n auto
+
+test-slow: $(VENV)/.installed  ## the tests that take minutes
+	$(PYTEST) -n auto -m slow
+
+test-oldest:  ## the tests with the oldest dependencies, in a venv of their own
+	$(MAKE) VENV=.venv-oldest .venv-oldest/.oldest
+	.venv-oldest/bin/python -m pytest -n auto
+
+.venv-oldest/.oldest: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
+	.venv-oldest/bin/python -m pip install --quiet --editable '.[dev]' \
+	  jax==0.7.0 jaxlib==0.7.0 optax==0.2.6 flax==0.11.2
+	touch $@
+
+lint: $(VENV)/.installed  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+format: $(VENV)/.installed  ## let ruff rewrite
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed  ## speed, as ratios to named opponents in one run
+	$(BIN)/python benchmarks/run.py
+
+clean:  ## remove what was made
+	rm -rf .venv .venv-oldest build dist .pytest_cache .ruff_cache

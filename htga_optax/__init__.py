@@ -1,0 +1,37 @@
+"""Optax gradient transformations for heavy-tailed gradients.
+
+Measure the tail index of the gradient inside the jitted step, and act on it:
+
+    tx = relay(
+        track_tail_index(window_size=256, k=16),
+        amplify(sigmoid_exponent(target=2.0, gamma_min=0.5, gamma_max=1.5)),
+        optax.sgd(0.1, momentum=0.9),
+    )
+
+The folder is a ladder, and each rung a thin layer on the one below:
+
+    estimators, order_statistics, norms     sample -> tail index
+    streaming                               a sample that arrives step by step
+    tracking, modulation, relay             transformations
+    optimizers                              ready chains
+"""
+
+from htga_optax import estimators as estimators
+from htga_optax import norms as norms
+from htga_optax import order_statistics as order_statistics
+from htga_optax import streaming as streaming
+from htga_optax.modulation import amplify as amplify
+from htga_optax.modulation import AmplifyState as AmplifyState
+from htga_optax.modulation import ratio_exponent as ratio_exponent
+from htga_optax.modulation import scale_by_tail_index as scale_by_tail_index
+from htga_optax.modulation import ScaleByTailIndexState as ScaleByTailIndexState
+from htga_optax.modulation import sigmoid_exponent as sigmoid_exponent
+from htga_optax.optimizers import htga as htga
+from htga_optax.optimizers import scale_by_htga as scale_by_htga
+from htga_optax.optimizers import tail_index_sgd as tail_index_sgd
+from htga_optax.relay import relay as relay
+from htga_optax.relay import RelayState as RelayState
+from htga_optax.tracking import track_tail_index as track_tail_index
+from htga_optax.tracking import TrackTailIndexState as TrackTailIndexState
+
+__version__ = "0.1.0"

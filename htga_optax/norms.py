@@ -1,0 +1,177 @@
+"""Norms of trees in float32 that neither overflow nor vanish.
+
+    ||g|| = sqrt(sum_i |g_i|^2)
+
+is summed in float32 whatever the leaves are (a float16 norm overflows at
+65504, a bfloat16 norm cannot tell neighbours apart). Squares leave the range
+of float32 beyond 1e19 and below 1e-23; only then is the sum taken again,
+
+    ||g|| = sqrt(sum_i |c g_i|^2) / c,    c = 2^-70 or 2^70,
+
+under `lax.cond`, so that the common case reads the gradient once. Leaves are
+reduced to numbers where they are: nothing is raveled, concatenated or
+gathered, and there is no collective of our own.
+
+A tree is measured in groups: all leaves together (one group), or leaf by leaf
+(`per_layer`: a group a leaf). Measured values are one vector [groups] inside a
+transformation; `spread` gives them the shape that users see, a number or a
+tree of numbers.
+"""
+
+import functools
+import operator
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+# A smaller sum of squares is taken again. An entry that vanishes when squared
+# (below 1e-23) is then at most 1e-13 of the norm.
+_SMALLEST_SUM = 1e-20
+
+
+def norms(tree: Any, per_layer: bool = False) -> jax.Array:
+  """Euclidean norms of the groups of a tree.
+
+  Args:
+    tree: real or complex floating-point leaves; None leaves are left out.
+    per_layer: a group a leaf instead of one for all leaves.
+
+  Returns:
+    The norms, float32 [groups]; inf or nan where entries are, or where the
+    norm itself is beyond float32. The gradient at a zero group is zero.
+
+  Raises:
+    TypeError: a leaf is not floating point.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from htga_optax import norms
+    >>> tree = {"b": jnp.float16([3e4, 4e4]), "w": jnp.float32([0.0])}
+    >>> print(norms.norms(tree), norms.norms(tree, per_layer=True))
+    [50000.] [50000.     0.]
+  """
+  for path, x in jax.tree.leaves_with_path(tree):
+    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+      raise TypeError(
+        f"updates must be floating point, got {jnp.result_type(x)} at"
+        f" {jax.tree_util.keystr(path) or 'the root'}."
+      )
+  leaves = jax.tree.leaves(tree)
+  if per_layer:
+    return _norms([[x] for x in leaves]) if leaves else jnp.zeros([0])
+  return _norms([leaves]) if leaves else jnp.zeros([1])
+
+
+@jax.jit  # traced once where a tracker and a listener measure the same tree
+def _norms(groups: list[list[jax.Array]]) -> jax.Array:
+  def sums(scales):
+    return jnp.stack(
+      [
+        functools.reduce(operator.add, [_sum_of_squares(x, c) for x in group])
+        for group, c in zip(groups, scales)
+      ]
+    )
+
+  plain = sums([None] * len(groups))
+  small, large = plain < _SMALLEST_SUM, ~(plain < jnp.inf)
+
+  def again():
+    c = jnp.where(small, 2.0**70, jnp.where(large, 2.0**-70, 1.0))
+    return _sqrt(sums(list(c))) / c
+
+  return lax.cond(jnp.any(small | large), again, lambda: _sqrt(plain))
+
+
+def _sum_of_squares(x: jax.Array, c: jax.Array | None) -> jax.Array:
+  """The sum of |c x|^2 in float32."""
+  if jnp.iscomplexobj(x):
+    return _sum_of_squares(x.real, c) + _sum_of_squares(x.imag, c)
+  x = x.astype(jnp.float32)
+  return jnp.sum(lax.square(x if c is None else c * x))
+
+
+def _sqrt(x: jax.Array) -> jax.Array:
+  """The square root, with derivative zero at zero."""
+  return jnp.where(x == 0, 0.0, jnp.sqrt(jnp.where(x == 0, 1.0, x)))
+
+
+def spread(values: jax.Array, tree: Any, per_layer: bool = False) -> Any:
+  """Gives values of groups the shape that users see.
+
+  Args:
+    values: one value a group, [groups, ...].
+    tree: the tree that was measured.
+    per_layer: as in :func:`norms`.
+
+  Returns:
+    The only value [...], or a tree like `tree` with a value [...] per leaf.
+  """
+  if not per_layer:
+    return values[0]
+  each = list(values)
+  return jax.tree.unflatten(jax.tree.structure(tree), each)
+
+
+def gather(values: Any, tree: Any, per_layer: bool, name: str) -> jax.Array:
+  """The inverse of :func:`spread`: one value a group from what users pass.
+
+  Args:
+    values: a number (every group's), or a tree like `tree` if `per_layer`.
+    tree: the tree that the values steer.
+    per_layer: as in :func:`norms`.
+    name: what the values are, for the error.
+
+  Returns:
+    The values, float32 [groups].
+
+  Raises:
+    ValueError: the structure of `values` fits neither.
+  """
+  groups = len(jax.tree.leaves(tree)) if per_layer else 1
+  leaves, structure = jax.tree.flatten(values)
+  if jax.tree_util.treedef_is_leaf(structure):
+    leaves = leaves * groups
+  elif not per_layer or structure != jax.tree.structure(tree):
+    raise ValueError(
+      f"{name} must be a number, or with per_layer=True a tree like the"
+      f" updates (track with per_layer=True too), got {structure}."
+    )
+  if not leaves:
+    return jnp.zeros([0], jnp.float32)
+  return jnp.stack([jnp.asarray(leaf, jnp.float32) for leaf in leaves])
+
+
+def scale(tree: Any, factors: jax.Array, per_layer: bool = False) -> Any:
+  """Multiplies the groups of a tree; every leaf keeps its dtype.
+
+  Args:
+    tree: the updates.
+    factors: float32 [groups]; 0 gives zeros, whatever the leaf holds.
+    per_layer: as in :func:`norms`.
+
+  Returns:
+    The scaled tree. A leaf of less than 32 bits is multiplied in float32 and
+    saturates at its dtype's largest value instead of turning into inf.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from htga_optax import norms
+    >>> print(norms.scale(jnp.float16([1.0, 6e4]), jnp.float32([2.0])))
+    [2.00e+00 6.55e+04]
+    >>> print(norms.scale(jnp.float32([1.0, jnp.nan]), jnp.float32([0.0])))
+    [0. 0.]
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  each = list(factors) if per_layer else [factors[0]] * len(leaves)
+  return jax.tree.unflatten(structure, map(_scale_leaf, leaves, each))
+
+
+def _scale_leaf(x: jax.Array, factor: jax.Array) -> jax.Array:
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  y = jnp.where(factor == 0, 0, x.astype(wide) * factor)
+  if wide != x.dtype:
+    largest = jnp.finfo(x.dtype).max.astype(wide)
+    y = jnp.clip(y, -largest, largest)
+  return y.astype(x.dtype)

@@ -1,0 +1,254 @@
+"""Ready chains: relays of the floors below, and nothing else.
+
+    scale_by_htga = relay(track_tail_index, amplify)
+    htga = chain(scale_by_htga, sgd)
+    tail_index_sgd = chain(relay(track_tail_index, scale_by_tail_index), sgd)
+
+What they read is found in their state by `optax.tree.get`.
+"""
+
+from typing import Literal
+
+from jax.typing import ArrayLike
+import optax
+
+from htga_optax import checks, modulation, tracking
+from htga_optax.relay import relay
+
+
+def scale_by_htga(
+  window_size: int = 256,
+  k: int = 16,
+  *,
+  alpha_target: ArrayLike = 2.0,
+  beta: ArrayLike = 1.0,
+  gamma_min: ArrayLike = 0.5,
+  gamma_max: ArrayLike = 1.5,
+  tau: ArrayLike | None = None,
+  tau_decay: ArrayLike = 0.99,
+  response: Literal["sigmoid", "ratio"] = "sigmoid",
+  per_layer: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+  r"""Heavy-Tail Gradient Amplification (HTGA), in the letters of its proposal.
+
+  .. math::
+    g' = \tau \Bigl(\frac{\|g\|}{\tau}\Bigr)^{\gamma(\hat\alpha)}
+      \frac{g}{\|g\|}, \qquad
+    \gamma(\hat\alpha) = \gamma_{max} s + \gamma_{min} (1 - s), \quad
+    s = \sigma(\beta(\alpha_{target} - \hat\alpha))
+
+  with :math:`\hat\alpha` Hill's estimate over the last W gradient norms: the
+  relay of :func:`htga_optax.track_tail_index` and :func:`htga_optax.amplify`,
+  whose pages say more. Until the window is full, it is the identity.
+
+  What it does not do: it does not ask whether the tail is a power law at all.
+  With the default response a light tail (which reads large) gets
+  :math:`\gamma_{min}`, so HTGA then pulls all norms towards :math:`\tau`.
+
+  Args:
+    window_size: W, the norms that the tail index rests on (static).
+    k: how many of them are the tail (static).
+    alpha_target: the tail index in the middle of the response.
+    beta: steepness of the sigmoid; > 0 amplifies heavy tails (the proposal's
+      formula), < 0 light ones (its text). See
+      :func:`htga_optax.sigmoid_exponent`.
+    gamma_min: exponent at one end, at least 0.
+    gamma_max: exponent at the other end.
+    tau: the scale; None for the geometric mean of the norms.
+    tau_decay: decay of that mean.
+    response: "sigmoid", or "ratio" for :math:`\gamma = \hat\alpha /
+      \alpha_{target}` within the bounds, see
+      :func:`htga_optax.ratio_exponent`; `beta` has no part in it.
+    per_layer: a window, a scale and an exponent for every leaf.
+
+  Returns:
+    The transformation, for `optax.chain`. `optax.tree.get` finds
+    `tail_index`, `tail_index_interval`, `update_norm` and `amplification` in
+    its state. `optax.inject_hyperparams` takes it with
+    `static_args=("window_size", "k")`.
+
+  Raises:
+    TypeError, ValueError: an argument that cannot be, with its value.
+
+  Examples:
+    >>> import jax.numpy as jnp, optax
+    >>> from htga_optax import scale_by_htga
+    >>> tx = optax.chain(scale_by_htga(), optax.sgd(0.1))
+    >>> params = {"w": jnp.ones(3)}
+    >>> state = tx.init(params)
+    >>> updates, state = tx.update({"w": jnp.ones(3)}, state, params)
+    >>> print(optax.tree.get(state, "amplification"))
+    1.0
+  """
+  exponents = {
+    "sigmoid": lambda: modulation.sigmoid_exponent(
+      alpha_target, beta, gamma_min, gamma_max
+    ),
+    "ratio": lambda: modulation.ratio_exponent(
+      alpha_target, gamma_min, gamma_max
+    ),
+  }
+  if response not in exponents:
+    raise ValueError(
+      f"response must be one of {sorted(exponents)}, got {response!r}."
+    )
+  return relay(
+    tracking.track_tail_index(window_size, k, per_layer=per_layer),
+    modulation.amplify(
+      exponents[response](), tau, tau_decay, per_layer=per_layer
+    ),
+  )
+
+
+def htga(
+  learning_rate: optax.ScalarOrSchedule,
+  momentum: ArrayLike | None = None,
+  *,
+  nesterov: bool = False,
+  window_size: int = 256,
+  k: int = 16,
+  alpha_target: ArrayLike = 2.0,
+  beta: ArrayLike = 1.0,
+  gamma_min: ArrayLike = 0.5,
+  gamma_max: ArrayLike = 1.5,
+  tau: ArrayLike | None = None,
+  tau_decay: ArrayLike = 0.99,
+  response: Literal["sigmoid", "ratio"] = "sigmoid",
+  per_layer: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+  r"""SGD on amplified gradients.
+
+  .. math:: \theta_{t+1} = \theta_t - \eta_t g'_t
+
+  with :math:`g'` of :func:`scale_by_htga` and, if asked, momentum on it. A
+  gradient that is not finite counts as zero: the momentum survives it.
+
+  Args:
+    learning_rate: :math:`\eta`, a number or a schedule.
+    momentum: decay of the momentum; None for none.
+    nesterov: whether the momentum is Nesterov's.
+    window_size: see :func:`scale_by_htga`, as all that follow.
+    k: order statistics in the tail.
+    alpha_target: tail index in the middle of the response.
+    beta: steepness and sign of the response.
+    gamma_min: lower exponent.
+    gamma_max: upper exponent.
+    tau: scale; None for the geometric mean of the norms.
+    tau_decay: decay of that mean.
+    response: "sigmoid" or "ratio".
+    per_layer: one tail index for every leaf.
+
+  Returns:
+    The optimizer.
+
+  Raises:
+    TypeError, ValueError: an argument that cannot be, with its value.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, optax
+    >>> import htga_optax
+    >>> tx = htga_optax.htga(learning_rate=0.1, momentum=0.9)
+    >>> params = jnp.asarray([3.0, 4.0])
+    >>> state = tx.init(params)
+    >>> @jax.jit
+    ... def step(params, state):
+    ...   grads = jax.grad(lambda x: jnp.sum(x**2))(params)
+    ...   updates, state = tx.update(grads, state, params)
+    ...   return optax.apply_updates(params, updates), state
+    >>> for _ in range(100):
+    ...   params, state = step(params, state)
+    >>> bool(jnp.sum(params**2) < 1e-3)
+    True
+  """
+  return optax.chain(
+    scale_by_htga(
+      window_size,
+      k,
+      alpha_target=alpha_target,
+      beta=beta,
+      gamma_min=gamma_min,
+      gamma_max=gamma_max,
+      tau=tau,
+      tau_decay=tau_decay,
+      response=response,
+      per_layer=per_layer,
+    ),
+    _sgd(learning_rate, momentum, nesterov),
+  )
+
+
+def tail_index_sgd(
+  learning_rate: optax.ScalarOrSchedule,
+  momentum: ArrayLike | None = None,
+  *,
+  nesterov: bool = False,
+  window_size: int = 256,
+  k: int = 16,
+  beta: ArrayLike = 1.0,
+  target: ArrayLike = 2.0,
+  min_scale: ArrayLike = 0.5,
+  max_scale: ArrayLike = 2.0,
+  per_layer: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+  r"""SGD whose learning rate follows the tail index of the gradient.
+
+  .. math:: \theta_{t+1} = \theta_t - \eta_t \, \mathrm{clip}\bigl(
+    (\hat\alpha_t/\alpha_0)^\beta, c_{min}, c_{max}\bigr) g_t
+
+  The relay of :func:`htga_optax.track_tail_index` and
+  :func:`htga_optax.scale_by_tail_index`, and SGD. With momentum the factor
+  scales what enters the momentum, not what leaves it.
+
+  Args:
+    learning_rate: :math:`\eta`, a number or a schedule.
+    momentum: decay of the momentum; None for none.
+    nesterov: whether the momentum is Nesterov's.
+    window_size: W, the norms that the tail index rests on (static).
+    k: how many of them are the tail (static).
+    beta: the sensitivity; > 0 lowers the rate for heavier tails, < 0 raises it.
+    target: :math:`\alpha_0`, the tail index at which the rate is unchanged.
+    min_scale: lower bound of the factor.
+    max_scale: upper bound of the factor.
+    per_layer: one tail index and one rate for every leaf.
+
+  Returns:
+    The optimizer.
+
+  Raises:
+    TypeError, ValueError: an argument that cannot be, with its value.
+
+  Examples:
+    >>> import jax.numpy as jnp, optax
+    >>> import htga_optax
+    >>> tx = htga_optax.tail_index_sgd(learning_rate=0.1, beta=-1.0)
+    >>> params = jnp.asarray([3.0, 4.0])
+    >>> updates, state = tx.update(params, tx.init(params), params)
+    >>> print(updates, optax.tree.get(state, "rate_scale"))
+    [-0.3 -0.4] 1.0
+  """
+  return optax.chain(
+    relay(
+      tracking.track_tail_index(window_size, k, per_layer=per_layer),
+      modulation.scale_by_tail_index(
+        beta,
+        target,
+        min_scale=min_scale,
+        max_scale=max_scale,
+        per_layer=per_layer,
+      ),
+    ),
+    _sgd(learning_rate, momentum, nesterov),
+  )
+
+
+def _sgd(learning_rate, momentum, nesterov) -> optax.GradientTransformation:
+  checks.check_number(
+    "learning_rate",
+    learning_rate,
+    lambda v: 0 <= v < float("inf"),
+    "be a finite number of at least 0",
+  )
+  checks.check_number(
+    "momentum", momentum, lambda v: 0 <= v < 1, "be in [0, 1)"
+  )
+  return optax.sgd(learning_rate, momentum, nesterov)
