@@ -333,7 +333,7 @@ def scale_by_tail_index(
 def _reading(
   listener: str, tail_index: Any, updates: Any, per_layer: bool
 ) -> jax.Array:
-  """The reading as one number a group, or a sentence that says how to get it."""
+  """The reading, one number a group, or a sentence on how to get it."""
   if tail_index is None:
     raise ValueError(
       f"{listener} needs the reading `tail_index`: put track_tail_index()"
