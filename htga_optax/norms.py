@@ -40,7 +40,8 @@ def norms(tree: Any, per_layer: bool = False) -> jax.Array:
 
   Returns:
     The norms, float32 [groups]; inf or nan where entries are, or where the
-    norm itself is beyond float32. The gradient at a zero group is zero.
+    norm itself is beyond float32. Entries below 1e-38 count as zero, as they
+    do everywhere in XLA. The gradient at a zero group is zero.
 
   Raises:
     TypeError: a leaf is not floating point.

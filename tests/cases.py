@@ -1,0 +1,166 @@
+"""Every public transformation and optimizer, for the laws of test_contract.
+
+A new transformation is added to CASES and nowhere else.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import htga_optax
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One transformation under test.
+
+  Attributes:
+    name: the test's id.
+    factory: makes the transformation.
+    kwargs: with these arguments.
+    extra_args: readings to pass by hand to a listener on its own.
+    readings: fields that `optax.tree.get` must find exactly once.
+    static_args: arguments that `optax.inject_hyperparams` must not trace.
+  """
+
+  name: str
+  factory: Callable[..., optax.GradientTransformationExtraArgs]
+  kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+  extra_args: dict[str, Any] = dataclasses.field(default_factory=dict)
+  readings: tuple[str, ...] = ()
+  static_args: tuple[str, ...] = ()
+
+  def make(self) -> optax.GradientTransformationExtraArgs:
+    return self.factory(**self.kwargs)
+
+
+# A window that is full after eight steps.
+SIZES = {"window_size": 8, "k": 2}
+STATIC = ("window_size", "k")
+MEASURED = (
+  "tail_index",
+  "tail_index_interval",
+  "update_norm",
+  "nonfinite_count",
+)
+
+
+def relay_of_two_listeners(target=2.0, step_size=3.0):
+  """Two listeners on one tracker, and a transformation of optax's."""
+  return htga_optax.relay(
+    htga_optax.track_tail_index(**SIZES),
+    optax.scale(step_size),
+    htga_optax.amplify(htga_optax.ratio_exponent(target)),
+    htga_optax.scale_by_tail_index(),
+  )
+
+
+CASES = [
+  Case(
+    "track_tail_index",
+    htga_optax.track_tail_index,
+    SIZES,
+    readings=MEASURED,
+    static_args=STATIC,
+  ),
+  Case(
+    "track_tail_index_per_layer",
+    htga_optax.track_tail_index,
+    SIZES | {"per_layer": True},
+    readings=MEASURED,
+    static_args=STATIC,
+  ),
+  Case(
+    "amplify",
+    htga_optax.amplify,
+    {"exponent": htga_optax.sigmoid_exponent(2.0)},
+    extra_args={"tail_index": 1.3},
+    readings=("amplification",),
+    static_args=("exponent",),
+  ),
+  Case(
+    "amplify_fixed_tau_per_layer",
+    htga_optax.amplify,
+    {
+      "exponent": htga_optax.ratio_exponent(2.0),
+      "tau": 0.5,
+      "per_layer": True,
+    },
+    extra_args={"tail_index": 1.3},
+    readings=("amplification",),
+    static_args=("exponent",),
+  ),
+  Case(
+    "scale_by_tail_index",
+    htga_optax.scale_by_tail_index,
+    {"beta": -0.7},
+    extra_args={"tail_index": 1.3},
+    readings=("rate_scale",),
+  ),
+  Case(
+    "scale_by_tail_index_per_layer",
+    htga_optax.scale_by_tail_index,
+    {"per_layer": True},
+    extra_args={"tail_index": 1.3},
+    readings=("rate_scale",),
+  ),
+  Case("relay", relay_of_two_listeners, readings=(*MEASURED, "amplification")),
+  Case(
+    "scale_by_htga",
+    htga_optax.scale_by_htga,
+    SIZES,
+    readings=(*MEASURED, "amplification"),
+    static_args=STATIC,
+  ),
+  Case(
+    "scale_by_htga_per_layer",
+    htga_optax.scale_by_htga,
+    SIZES | {"per_layer": True, "response": "ratio", "tau": 2.0},
+    readings=(*MEASURED, "amplification"),
+    static_args=STATIC,
+  ),
+  Case(
+    "htga",
+    htga_optax.htga,
+    SIZES | {"learning_rate": 0.1, "momentum": 0.9, "beta": -1.0},
+    readings=(*MEASURED, "amplification"),
+    static_args=STATIC,
+  ),
+  Case(
+    "tail_index_sgd",
+    htga_optax.tail_index_sgd,
+    SIZES | {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True},
+    readings=(*MEASURED, "rate_scale"),
+    static_args=STATIC,
+  ),
+]
+
+
+def params() -> dict[str, Any]:
+  """A tree with nesting, a scalar, a None leaf and an empty branch."""
+  return {
+    "dense": {"kernel": jnp.ones([8, 4]), "bias": jnp.zeros([8])},
+    "frozen": None,
+    "empty": {},
+    "scale": jnp.float32(2.0),
+  }
+
+
+def gradients(steps: int, like: Any = None, seed: int = 0) -> Any:
+  """Gradients with Pareto(1.5) norms, stacked along a leading axis."""
+  rng = np.random.default_rng(seed)
+  size = rng.pareto(1.5, steps) + 1
+
+  def leaf(x):
+    x = jnp.asarray(x)
+    g = rng.standard_normal((steps, *x.shape))
+    if jnp.iscomplexobj(x):
+      g = g + 1j * rng.standard_normal(g.shape)
+    return jnp.asarray(g * size.reshape((-1,) + (1,) * x.ndim), x.dtype)
+
+  return jax.tree.map(leaf, params() if like is None else like)

@@ -1,0 +1,551 @@
+"""The contract that every public transformation keeps: cases x laws.
+
+States and updates are compared to 1e-5 where two programs may round
+differently (jit against eager, one device against eight), and bit for bit
+where nothing may differ (a restored state, a counter).
+"""
+
+import functools
+
+import cases
+import chex
+import flax.serialization
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+
+import htga_optax
+
+close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(params=cases.CASES, ids=lambda case: case.name)
+def case(request):
+  return request.param
+
+
+def at(tree, i):
+  return jax.tree.map(lambda x: x[i], tree)
+
+
+def scanner(tx, params, **extra_args):
+  """A jitted scan: state, stacked gradients -> last state, all updates."""
+
+  def step(state, grads):
+    updates, state = tx.update(grads, state, params, **extra_args)
+    return state, updates
+
+  return jax.jit(functools.partial(lax.scan, step))
+
+
+def run(tx, grads, params, state=None, **extra_args):
+  state = tx.init(params) if state is None else state
+  return scanner(tx, params, **extra_args)(state, grads)
+
+
+def step_of(tx, params, **extra_args):
+  def step(grads, state):
+    return tx.update(grads, state, params, **extra_args)
+
+  return step
+
+
+def traced_once(fn):
+  """`fn`, jitted; a second trace is an error."""
+  traces = []
+
+  @functools.wraps(fn)
+  def counted(*args):
+    traces.append(args)
+    assert len(traces) == 1, "traced again"
+    return fn(*args)
+
+  return jax.jit(counted)
+
+
+def assert_all_finite(tree):
+  for path, x in jax.tree.leaves_with_path(tree):
+    assert np.all(np.isfinite(x)), f"{jax.tree_util.keystr(path)} = {x}"
+
+
+def types(tree):
+  return jax.tree.map(lambda x: (x.shape, x.dtype, x.aval.weak_type), tree)
+
+
+# -- state ------------------------------------------------------------------
+
+
+def test_init_takes_shapes(case):
+  tx, params = case.make(), cases.params()
+  shapes = jax.eval_shape(lambda: params)
+  chex.assert_trees_all_equal_shapes_and_dtypes(
+    tx.init(shapes), tx.init(params), jax.eval_shape(tx.init, shapes)
+  )
+
+
+def test_initial_state_is_finite_strong_and_not_shared(case):
+  state = case.make().init(cases.params())
+  assert_all_finite(state)
+  leaves = jax.tree.leaves(state)
+  assert not any(x.aval.weak_type for x in leaves)
+  assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
+
+
+def test_state_keeps_its_types(case):
+  tx, params = case.make(), cases.params()
+  state = tx.init(params)
+  _, new = jax.jit(step_of(tx, params, **case.extra_args))(
+    at(cases.gradients(1), 0), state
+  )
+  assert types(new) == types(state)
+
+
+def test_one_trace_in_many_steps(case):
+  tx, params = case.make(), cases.params()
+  grads = cases.gradients(5)
+  step, state = step_of(tx, params, **case.extra_args), tx.init(params)
+  step = traced_once(step)
+  for i in range(5):
+    _, state = step(at(grads, i), state)
+
+
+def test_jit_is_eager_and_scan_is_loop(case):
+  tx, params = case.make(), cases.params()
+  grads = cases.gradients(12)
+  scanned, updates = run(tx, grads, params, **case.extra_args)
+  state = tx.init(params)
+  for i in range(12):
+    u, state = tx.update(at(grads, i), state, params, **case.extra_args)
+    close(u, at(updates, i))
+  close(state, scanned)
+
+
+def test_state_may_be_donated(case):
+  tx, params = case.make(), cases.params()
+  grads = cases.gradients(3)
+  step = step_of(tx, params, **case.extra_args)
+  donating, keeping = jax.jit(step, donate_argnums=1), jax.jit(step)
+  mine, theirs = tx.init(params), tx.init(params)
+  for i in range(3):
+    _, mine = donating(at(grads, i), mine)
+    _, theirs = keeping(at(grads, i), theirs)
+  chex.assert_trees_all_equal(mine, theirs)
+
+
+def test_readings_are_found_once(case):
+  tx = case.make()
+  state, _ = run(tx, cases.gradients(10), cases.params(), **case.extra_args)
+  nested = (optax.EmptyState(), {"inner": state})
+  for name in case.readings:
+    found = optax.tree.get_all_with_path(nested, name)
+    assert len(found) == 1, name
+    assert optax.tree.get(nested, name) is not None
+
+
+def test_vmap_over_seeds(case):
+  tx, params = case.make(), cases.params()
+  grads = [cases.gradients(10, seed=seed) for seed in range(3)]
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
+  states, updates = jax.vmap(lambda g: run(tx, g, params, **case.extra_args))(
+    stacked
+  )
+  for i, g in enumerate(grads):
+    state, u = run(tx, g, params, **case.extra_args)
+    close((state, u), (at(states, i), at(updates, i)))
+
+
+# -- updates ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_dtype_is_kept(case, dtype):
+  tx = case.make()
+  params = jax.tree.map(lambda x: x.astype(dtype), cases.params())
+  grads = cases.gradients(10, params)
+  state, updates = run(tx, grads, params, **case.extra_args)
+  chex.assert_trees_all_equal_shapes_and_dtypes(updates, grads)
+  assert_all_finite((state, updates))
+  assert types(state) == types(tx.init(params))
+
+
+def test_float16_norm_does_not_overflow(case):
+  tx = case.make()
+  params = {"w": jnp.zeros([6400], jnp.float16)}
+  grads = {"w": jnp.full([10, 6400], 1e3, jnp.float16)}  # norm 8e4 > 65504
+  state, updates = run(tx, grads, params, **case.extra_args)
+  assert_all_finite((state, updates))
+  if "update_norm" in case.readings:
+    norm = jax.tree.leaves(optax.tree.get(state, "update_norm"))[0]
+    np.testing.assert_allclose(norm, 8e4, rtol=1e-3)
+
+
+def test_complex_leaves(case):
+  tx, params = case.make(), {"z": jnp.zeros([3], jnp.complex64)}
+  grads = cases.gradients(10, params)
+  state, updates = run(tx, grads, params, **case.extra_args)
+  chex.assert_trees_all_equal_shapes_and_dtypes(updates, grads)
+  assert_all_finite((state, updates))
+  # A complex tree is the real tree of its parts.
+  parts = {"x": grads["z"].real, "y": grads["z"].imag}
+  if not case.kwargs.get("per_layer"):
+    _, real = run(tx, parts, at(parts, 0), **case.extra_args)
+    close(updates["z"], real["x"] + 1j * real["y"])
+
+
+@pytest.mark.parametrize("tree", [{}, {"a": None}, [], ()], ids=str)
+def test_trees_without_leaves(case, tree):
+  tx = case.make()
+  state = tx.init(tree)
+  for _ in range(10):
+    updates, state = tx.update(tree, state, tree, **case.extra_args)
+    assert updates == tree
+  assert_all_finite(state)
+
+
+def test_leaves_without_entries(case):
+  tx, params = case.make(), {"w": jnp.zeros([0]), "v": jnp.zeros([3])}
+  state, updates = run(
+    tx, cases.gradients(10, params), params, **case.extra_args
+  )
+  assert updates["w"].shape == (10, 0)
+  assert_all_finite((state, updates))
+
+
+def test_unknown_extra_args_are_accepted(case):
+  tx, params = case.make(), cases.params()
+  grads = at(cases.gradients(1), 0)
+  unknown = {"no_such_reading": jnp.ones([2]), "value": 1.0}
+  with_them, _ = tx.update(
+    grads, tx.init(params), params, **case.extra_args, **unknown
+  )
+  without, _ = tx.update(grads, tx.init(params), params, **case.extra_args)
+  close(with_them, without)
+
+
+def test_params_are_not_needed(case):
+  tx, params = case.make(), cases.params()
+  grads = at(cases.gradients(1), 0)
+  updates, _ = tx.update(grads, tx.init(params), **case.extra_args)
+  close(
+    updates, tx.update(grads, tx.init(params), params, **case.extra_args)[0]
+  )
+
+
+def test_gradient_through_the_update_is_finite(case):
+  """Also at a zero gradient, and before and after the window is full."""
+  tx, params = case.make(), cases.params()
+  grads = cases.gradients(10)
+
+  @jax.jit
+  @jax.grad
+  def slope(scale):
+    scaled = jax.tree.map(lambda x: scale * x, grads)
+    _, updates = run(tx, scaled, params, **case.extra_args)
+    return sum(jnp.sum(x) for x in jax.tree.leaves(updates))
+
+  assert np.isfinite(slope(1.0))
+  assert np.isfinite(slope(0.0))
+
+
+# -- bad gradients ----------------------------------------------------------
+
+
+def test_state_survives_a_bad_gradient(case):
+  """A finite state at once; and once the bad step has left the window, the
+  measured index is that of a run that never saw it. A step that is not finite
+  changes nothing at all, but for a count and a momentum that decays."""
+  tx, params = case.make(), cases.params()
+  scan = scanner(tx, params, **case.extra_args)
+  update = jax.jit(step_of(tx, params, **case.extra_args))
+  filled, _ = scan(tx.init(params), cases.gradients(9, seed=1))
+  after = cases.gradients(9, seed=2)
+  clean, expected = scan(filled, after)
+
+  for bad in (0.0, np.nan, np.inf, -np.inf, 1e30, 1e-30):
+    worst = jax.tree.map(lambda x, bad=bad: jnp.full_like(x, bad), params)
+    updates, hit = update(worst, filled)
+    assert_all_finite(hit)
+    if case.factory is htga_optax.track_tail_index:
+      chex.assert_trees_all_equal(updates, worst)
+    else:
+      assert_all_finite(updates)
+
+    state, updates = scan(hit, after)
+    assert_all_finite((state, updates))
+    for name in set(case.readings) & {"tail_index", "tail_index_interval"}:
+      close(optax.tree.get(state, name), optax.tree.get(clean, name))
+    if not np.isfinite(bad) and "momentum" not in case.kwargs:
+      close(updates, expected)
+    if "nonfinite_count" in case.readings:
+      counts = jax.tree.leaves(optax.tree.get(state, "nonfinite_count"))
+      assert all(n == (not np.isfinite(bad)) for n in counts)
+
+
+def test_one_bad_entry_drops_the_step(case):
+  tx, params = case.make(), cases.params()
+  filled, _ = run(tx, cases.gradients(9), params, **case.extra_args)
+  grads = at(cases.gradients(1), 0)
+  grads["dense"]["bias"] = grads["dense"]["bias"].at[3].set(jnp.nan)
+  updates, state = tx.update(grads, filled, params, **case.extra_args)
+  assert_all_finite(state)
+  if case.factory is not htga_optax.track_tail_index:
+    assert all(not np.any(x) for x in jax.tree.leaves(updates)) or (
+      "momentum" in case.kwargs
+    )
+    assert_all_finite(updates)
+
+
+# -- inside what optax has --------------------------------------------------
+
+
+def test_inside_chain(case):
+  tx = optax.chain(optax.scale(2.0), case.make(), optax.scale(0.5))
+  params, grads = cases.params(), cases.gradients(10)
+  doubled = jax.tree.map(lambda x: 2 * x, grads)
+  _, updates = run(tx, grads, params, **case.extra_args)
+  _, expected = run(case.make(), doubled, params, **case.extra_args)
+  close(updates, jax.tree.map(lambda x: x / 2, expected))
+
+
+def test_inside_masked(case):
+  params, grads = cases.params(), cases.gradients(10)
+  tx = optax.masked(
+    case.make(), lambda p: jax.tree.map(lambda x: x.ndim > 0, p)
+  )
+  _, updates = run(tx, grads, params, **case.extra_args)
+  dense = {"dense": grads["dense"]}
+  _, expected = run(case.make(), dense, at(dense, 0), **case.extra_args)
+  close(updates["dense"], expected["dense"])
+  close(updates["scale"], grads["scale"])
+
+
+def test_inside_partition(case):
+  params, grads = cases.params(), cases.gradients(10)
+  labels = {"dense": "a", "frozen": "a", "empty": "a", "scale": "b"}
+  tx = optax.partition({"a": case.make(), "b": optax.set_to_zero()}, labels)
+  _, updates = run(tx, grads, params, **case.extra_args)
+  dense = {"dense": grads["dense"]}
+  _, expected = run(case.make(), dense, at(dense, 0), **case.extra_args)
+  close(updates["dense"], expected["dense"])
+  assert not np.any(updates["scale"])
+
+
+def test_inside_multi_steps(case):
+  """One norm per real step enters the window."""
+  params, grads = cases.params(), cases.gradients(20)
+  tx = optax.MultiSteps(case.make(), every_k_schedule=2)
+  _, updates = run(tx, grads, params, **case.extra_args)
+  pairs = jax.tree.map(
+    lambda x: x.reshape(10, 2, *x.shape[1:]).mean(axis=1), grads
+  )
+  _, expected = run(case.make(), pairs, params, **case.extra_args)
+  close(jax.tree.map(lambda x: x[1::2], updates), expected)
+  assert not any(np.any(x[0::2]) for x in jax.tree.leaves(updates))
+
+
+def test_inside_apply_if_finite(case):
+  tx, params = optax.apply_if_finite(case.make(), 3), cases.params()
+  grads = cases.gradients(10)
+  state, updates = run(tx, grads, params, **case.extra_args)
+  _, expected = run(case.make(), grads, params, **case.extra_args)
+  close(updates, expected)
+  nan = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+  updates, after = tx.update(nan, state, params, **case.extra_args)
+  assert_all_finite((updates, after))
+  chex.assert_trees_all_equal(after.inner_state, state.inner_state)
+
+
+def test_inside_conditionally_transform(case):
+  params, grads = cases.params(), cases.gradients(10)
+  tx = optax.conditionally_transform(
+    case.make(), should_transform_fn=lambda step, *_, **__: step >= 4
+  )
+  _, updates = run(tx, grads, params, **case.extra_args)
+  late = jax.tree.map(lambda x: x[4:], grads)
+  _, expected = run(case.make(), late, params, **case.extra_args)
+  close(jax.tree.map(lambda x: x[:4], updates), at(grads, slice(4)))
+  close(jax.tree.map(lambda x: x[4:], updates), expected)
+
+
+def test_inside_inject_hyperparams(case):
+  """Every numeric argument may be changed between steps without a trace."""
+  params, grads = cases.params(), cases.gradients(10)
+  tx = optax.inject_hyperparams(case.factory, static_args=case.static_args)(
+    **case.kwargs
+  )
+  _, updates = run(tx, grads, params, **case.extra_args)
+  _, expected = run(case.make(), grads, params, **case.extra_args)
+  close(updates, expected)
+
+  step, state = step_of(tx, params, **case.extra_args), tx.init(params)
+  step = traced_once(step)
+  for i in range(10):
+    for name in state.hyperparams:
+      state.hyperparams[name] = state.hyperparams[name] * 0.99
+    _, state = step(at(grads, i), state)
+  assert_all_finite(state)
+  # A reading's name is not that of an argument.
+  for name in case.readings:
+    assert len(optax.tree.get_all_with_path(state, name)) == 1
+
+
+# -- many devices -----------------------------------------------------------
+
+
+def data_parallel_loss(params, batch, axis_name=None):
+  """A regression loss; the mean over devices is taken inside of it."""
+  x, y = batch
+  prediction = x @ params["w"] + params["b"]
+  loss = jnp.mean((prediction - y) ** 2)
+  return loss if axis_name is None else lax.pmean(loss, axis_name)
+
+
+def data_parallel_problem():
+  rng = np.random.default_rng(0)
+  params = {
+    "w": jnp.asarray(rng.standard_normal([16, 8]), jnp.float32),
+    "b": jnp.zeros([8]),
+  }
+  size = (rng.pareto(1.5, 12) + 1).reshape(-1, 1, 1)
+  x = jnp.asarray(rng.standard_normal([12, 32, 16]), jnp.float32)
+  y = jnp.asarray(size * rng.standard_normal([12, 32, 8]), jnp.float32)
+  return params, (x, y)
+
+
+def train_step(tx, extra_args, axis_name=None):
+  def step(params, state, batch):
+    grads = jax.grad(data_parallel_loss)(params, batch, axis_name)
+    if axis_name is not None:
+      grads = lax.pmean(grads, axis_name)
+    updates, state = tx.update(grads, state, params, **extra_args)
+    small = jax.tree.map(lambda u: 1e-3 * u, updates)
+    return optax.apply_updates(params, small), state
+
+  return step
+
+
+def single_device_result(case):
+  params, batches = data_parallel_problem()
+  tx = case.make()
+  step, state = jax.jit(train_step(tx, case.extra_args)), tx.init(params)
+  for i in range(12):
+    params, state = step(params, state, at(batches, i))
+  return params, state
+
+
+def test_pmap_is_one_device(case):
+  params, batches = data_parallel_problem()
+  tx = case.make()
+  step = jax.pmap(train_step(tx, case.extra_args, "data"), axis_name="data")
+  replicate = lambda tree: jax.tree.map(lambda x: jnp.stack([x] * 8), tree)
+  params, state = replicate(params), replicate(tx.init(params))
+  for i in range(12):
+    batch = jax.tree.map(lambda x: x.reshape(8, 4, -1), at(batches, i))
+    params, state = step(params, state, batch)
+  for device in (0, 7):
+    close((at(params, device), at(state, device)), single_device_result(case))
+
+
+def test_shard_map_is_one_device(case):
+  params, batches = data_parallel_problem()
+  tx = case.make()
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+  step = jax.jit(
+    jax.shard_map(
+      train_step(tx, case.extra_args, "data"),
+      mesh=mesh,
+      in_specs=(P(), P(), P("data")),
+      out_specs=P(),
+    )
+  )
+  state = tx.init(params)
+  for i in range(12):
+    params, state = step(params, state, at(batches, i))
+  close((params, state), single_device_result(case))
+
+
+@pytest.mark.parametrize(
+  "axis_type", [AxisType.Auto, AxisType.Explicit], ids=str
+)
+def test_named_sharding_is_one_device(case, axis_type):
+  """Parameters, gradients and parameter-shaped state are sharded over eight
+  devices; shardings stay as they are, so there is one trace."""
+  params, batches = data_parallel_problem()
+  tx = case.make()
+  mesh = jax.make_mesh((8,), ("model",), axis_types=(axis_type,))
+  specs = {"w": P(None, "model"), "b": P("model")}
+  shard = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+  with jax.set_mesh(mesh):
+    params = jax.device_put(params, shard)
+    batches = jax.device_put(batches, NamedSharding(mesh, P()))
+    step = traced_once(train_step(tx, case.extra_args))
+    state = jax.jit(tx.init)(params)
+    # What is not shaped like a parameter is replicated.
+    state = jax.device_put(
+      state,
+      jax.tree.map(
+        lambda x: NamedSharding(
+          mesh,
+          specs["w"]
+          if x.shape == (16, 8)
+          else specs["b"]
+          if x.shape == (8,)
+          else P(),
+        ),
+        state,
+      ),
+    )
+    shardings = jax.tree.map(lambda x: x.sharding, state)
+    for i in range(12):
+      params, state = step(params, state, at(batches, i))
+      same = jax.tree.map(
+        lambda x, s: x.sharding.is_equivalent_to(s, x.ndim), state, shardings
+      )
+      assert jax.tree.all(same)
+      params = jax.device_put(params, shard)
+      state = jax.device_put(state, shardings)
+  close(
+    jax.device_get((params, state)), jax.device_get(single_device_result(case))
+  )
+
+
+# -- checkpoints ------------------------------------------------------------
+
+
+def assert_resumes(case, restore):
+  tx, params = case.make(), cases.params()
+  state, _ = run(tx, cases.gradients(10), params, **case.extra_args)
+  restored = restore(state)
+  chex.assert_trees_all_equal(restored, state)
+  later = cases.gradients(10, seed=3)
+  chex.assert_trees_all_equal(
+    run(tx, later, params, restored, **case.extra_args),
+    run(tx, later, params, state, **case.extra_args),
+  )
+
+
+def test_flax_serialization_resumes(case):
+  def restore(state):
+    template = case.make().init(cases.params())
+    return flax.serialization.from_bytes(
+      template, flax.serialization.to_bytes(state)
+    )
+
+  assert_resumes(case, restore)
+
+
+def test_orbax_resumes(case, tmp_path):
+  def restore(state):
+    template = jax.eval_shape(case.make().init, cases.params())
+    with ocp.StandardCheckpointer() as checkpointer:
+      checkpointer.save(tmp_path / "state", state)
+      checkpointer.wait_until_finished()
+      return checkpointer.restore(tmp_path / "state", template)
+
+  assert_resumes(case, restore)
