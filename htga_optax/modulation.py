@@ -20,6 +20,7 @@ The tail-index learning rate scales all updates of the time alike:
 """
 
 from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +32,7 @@ from htga_optax import checks, norms
 
 # An amplified norm stays below this, which leaves float32 room for a momentum
 # and a learning rate.
-_LARGEST_LOG_NORM = 69.0  # 1e30
+_LARGEST_LOG_NORM = math.log(1e30)
 
 
 def sigmoid_exponent(

@@ -1,0 +1,471 @@
+"""Trackers, listeners, relay and optimizers against their NumPy twins."""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+from scipy import stats
+
+import htga_optax
+from htga_optax import estimators, streaming
+
+SIZES = {"window_size": 32, "k": 4}
+
+
+def heavy_gradients(steps=120, shape=(5,), alpha=1.5, seed=0):
+  """Directions on the sphere times Pareto(alpha) norms."""
+  rng = np.random.default_rng(seed)
+  g = rng.standard_normal((steps, *shape))
+  g /= np.linalg.norm(g.reshape(steps, -1), axis=1).reshape(-1, 1)
+  r = stats.pareto.rvs(alpha, size=(steps, 1), random_state=seed)
+  return (r * g).astype(np.float32)
+
+
+def scan(tx, grads, **extra_args):
+  """All updates and all states."""
+
+  @jax.jit
+  def run(grads):
+    def step(state, g):
+      updates, state = tx.update(g, state, **extra_args)
+      return state, (updates, state)
+
+    return lax.scan(step, tx.init(jax.tree.map(lambda x: x[0], grads)), grads)
+
+  _, (updates, states) = run(grads)
+  return updates, states
+
+
+def log(states, name):
+  return np.asarray(optax.tree.get(states, name))
+
+
+# -- tracker ----------------------------------------------------------------
+
+
+def test_tracker_is_its_twin_and_passes_updates_on():
+  grads = heavy_gradients()
+  grads[40] = np.nan
+  grads[41, 2] = np.inf
+  grads[60] = 0
+  updates, states = scan(htga_optax.track_tail_index(**SIZES), grads)
+  np.testing.assert_array_equal(updates, grads)
+  twin = reference.Tracker(**SIZES)
+  expected = [twin.update(np.linalg.norm(g)) for g in grads]
+  np.testing.assert_allclose(log(states, "tail_index"), expected, rtol=1e-5)
+  intervals = [reference.hill_interval(a, 4) for a in expected]
+  np.testing.assert_allclose(
+    log(states, "tail_index_interval"), intervals, rtol=1e-5
+  )
+  assert log(states, "nonfinite_count")[-1] == twin.nonfinite_count == 2
+
+
+def test_tracker_per_layer_holds_a_window_per_leaf():
+  grads = {
+    "heavy": heavy_gradients(alpha=1.0, seed=1),
+    "light": heavy_gradients(alpha=5.0, seed=2),
+    "none": None,
+  }
+  tx = htga_optax.track_tail_index(**SIZES, per_layer=True)
+  _, states = scan(tx, grads)
+  tail_index = optax.tree.get(states, "tail_index")
+  assert tail_index["none"] is None
+  for name in ("heavy", "light"):
+    twin = reference.Tracker(**SIZES)
+    expected = [twin.update(np.linalg.norm(g)) for g in grads[name]]
+    np.testing.assert_allclose(tail_index[name], expected, rtol=1e-5)
+
+
+def test_tracker_keeps_the_last_estimate_when_there_is_none():
+  grads = heavy_gradients(40)
+  constant = np.ones((40, 5), np.float32)
+  _, states = scan(
+    htga_optax.track_tail_index(**SIZES), np.concatenate([grads, constant])
+  )
+  tail_index = log(states, "tail_index")
+  assert np.all(tail_index[31:] > 0)
+  # Once the five largest norms in the window are equal, nothing changes.
+  assert np.all(tail_index[72:] == tail_index[71])
+
+
+def test_tracker_takes_any_streaming_estimator():
+  """Here the reciprocal of the running mean of log x, for x > 1."""
+  estimator = streaming.StreamingEstimator(
+    init=lambda: (jnp.zeros([]), jnp.zeros([])),
+    update=lambda s, x: jax.tree.map(
+      lambda new, old: jnp.where(jnp.isfinite(x), new, old),
+      (s[0] + jnp.log(x), s[1] + 1),
+      s,
+    ),
+    estimate=lambda s: estimators.TailEstimate(
+      s[1] / s[0], jnp.stack([s[1] / s[0]] * 2)
+    ),
+  )
+  grads = heavy_gradients(500)
+  grads[100] = np.nan
+  _, states = scan(htga_optax.track_tail_index(estimator=estimator), grads)
+  r = np.linalg.norm(np.delete(grads, 100, axis=0), axis=1)
+  np.testing.assert_allclose(
+    log(states, "tail_index")[-1], 1 / np.log(r).mean(), rtol=1e-4
+  )
+
+
+def test_a_trend_reads_as_a_tail():
+  """The trap of the docstring: no randomness at all, and yet an index."""
+  falling = np.geomspace(10, 1, 256, dtype=np.float32)[:, None]
+  _, states = scan(htga_optax.track_tail_index(256, 16), falling)
+  assert 5 < log(states, "tail_index")[-1] < 20
+
+
+# -- amplification ----------------------------------------------------------
+
+RESPONSES = {
+  "formula": (
+    htga_optax.sigmoid_exponent(1.8, 2.0, 0.4, 1.7),
+    lambda a: reference.sigmoid_exponent(a, 1.8, 2.0, 0.4, 1.7),
+  ),
+  "opposite sign": (
+    htga_optax.sigmoid_exponent(1.8, -2.0, 0.4, 1.7),
+    lambda a: reference.sigmoid_exponent(a, 1.8, -2.0, 0.4, 1.7),
+  ),
+  "ratio": (
+    htga_optax.ratio_exponent(1.8, 0.4, 1.7),
+    lambda a: reference.ratio_exponent(a, 1.8, 0.4, 1.7),
+  ),
+}
+
+
+@pytest.mark.parametrize("tau", [None, 3.0])
+@pytest.mark.parametrize("response", RESPONSES)
+def test_amplify_is_its_twin(response, tau):
+  ours, theirs = RESPONSES[response]
+  grads = heavy_gradients()
+  grads[50] = 0
+  grads[51] = np.nan
+  tx = htga_optax.relay(
+    htga_optax.track_tail_index(**SIZES),
+    htga_optax.amplify(ours, tau, tau_decay=0.9),
+  )
+  updates, states = scan(tx, grads)
+  tracker = reference.Tracker(**SIZES)
+  amplifier = reference.Amplifier(theirs, tau, tau_decay=0.9)
+  for i, g in enumerate(grads):
+    tail_index = tracker.update(float(np.linalg.norm(g)))
+    expected = amplifier.update(g.astype(np.float64), tail_index)
+    np.testing.assert_allclose(updates[i], expected, rtol=2e-5, atol=1e-6)
+  # The reading is the ratio of the norms.
+  good = [i for i in range(len(grads)) if i not in (50, 51)]
+  before, after = np.linalg.norm([grads[good], updates[good]], axis=-1)
+  np.testing.assert_allclose(
+    log(states, "amplification")[good], after / before, rtol=1e-5
+  )
+
+
+def test_amplified_norms_have_index_alpha_over_gamma():
+  """Exactly so in every sample, because Hill's estimator is homogeneous."""
+  grads = heavy_gradients(2000, alpha=2.0)
+  for gamma in (0.5, 1.0, 1.5, 2.0):
+    tx = htga_optax.amplify(lambda _, gamma=gamma: gamma, tau=3.0)
+    updates, _ = scan(tx, grads, tail_index=1.0)
+    before = estimators.hill(np.linalg.norm(grads, axis=1), 100)
+    after = estimators.hill(np.linalg.norm(updates, axis=1), 100)
+    np.testing.assert_allclose(after, before / gamma, rtol=1e-4)
+
+
+@pytest.mark.parametrize("alpha", [1.2, 1.6, 2.5])
+def test_ratio_exponent_controls_the_tail_index(alpha):
+  """From a window of 1024 with k = 100 the exponent has a standard error of
+  10 %, and so has the estimate on the output: 30 % allowed for both."""
+  grads = heavy_gradients(6000, alpha=alpha)
+  tx = htga_optax.scale_by_htga(
+    1024, 100, response="ratio", alpha_target=2.0, tau=3.0
+  )
+  updates, _ = scan(tx, grads)
+  after = estimators.hill(np.linalg.norm(updates[2000:], axis=1), 200)
+  np.testing.assert_allclose(after, 2.0, rtol=0.3)
+  if alpha != 1.6:
+    assert abs(after - 2.0) < abs(alpha - 2.0)
+
+
+def test_gamma_zero_is_normalised_sgd():
+  grads = heavy_gradients(20)
+  tx = htga_optax.amplify(lambda _: 0.0, tau=2.0)
+  updates, _ = scan(tx, grads, tail_index=1.0)
+  np.testing.assert_allclose(np.linalg.norm(updates, axis=1), 2, rtol=1e-5)
+
+
+def test_amplify_per_layer_steers_each_leaf_by_its_own_index():
+  grads = {
+    "heavy": heavy_gradients(alpha=1.0, seed=1),
+    "light": heavy_gradients(alpha=5.0, seed=2),
+  }
+  tx = htga_optax.scale_by_htga(**SIZES, per_layer=True)
+  updates, _ = scan(tx, grads)
+  for name, g in grads.items():
+    alone, _ = scan(htga_optax.scale_by_htga(**SIZES), g)
+    np.testing.assert_allclose(updates[name], alone, rtol=1e-5)
+
+
+def test_updates_pass_unchanged_until_the_window_is_full():
+  grads = heavy_gradients()
+  for tx in (
+    htga_optax.scale_by_htga(**SIZES),
+    htga_optax.relay(
+      htga_optax.track_tail_index(**SIZES), htga_optax.scale_by_tail_index()
+    ),
+  ):
+    updates, _ = scan(tx, grads)
+    np.testing.assert_array_equal(updates[:31], grads[:31])
+    assert not np.allclose(updates[31:], grads[31:])
+
+
+def test_amplification_never_overflows():
+  """r = 1e30 with gamma = 1.5 and tau = 1 would be 1e45."""
+  tx = htga_optax.amplify(lambda _: 1.5, tau=1.0)
+  g = jnp.float32([1e20, 0.0])
+  updates, _ = tx.update(g, tx.init(g), tail_index=1.0)
+  np.testing.assert_allclose(updates, [1e30, 0], rtol=1e-4)
+  g = jnp.float32([1e35, 0.0])
+  updates, _ = tx.update(g, tx.init(g), tail_index=1.0)
+  np.testing.assert_allclose(updates, g, rtol=1e-6)
+
+
+# -- tail-index learning rate -----------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [1.0, -1.0, 0.5, 0.0])
+def test_scale_by_tail_index_is_the_rule(beta):
+  grads = heavy_gradients()
+  tx = htga_optax.relay(
+    htga_optax.track_tail_index(**SIZES),
+    htga_optax.scale_by_tail_index(beta, 1.7, min_scale=0.8, max_scale=1.3),
+  )
+  updates, states = scan(tx, grads)
+  tracker = reference.Tracker(**SIZES)
+  for i, g in enumerate(grads):
+    tail_index = tracker.update(float(np.linalg.norm(g)))
+    scale = min(max((tail_index / 1.7) ** beta, 0.8), 1.3) if tail_index else 1
+    np.testing.assert_allclose(updates[i], scale * g, rtol=1e-5)
+    np.testing.assert_allclose(log(states, "rate_scale")[i], scale, rtol=1e-5)
+
+
+# -- optimizers -------------------------------------------------------------
+
+
+def test_htga_is_its_twin():
+  grads = heavy_gradients()
+  tx = htga_optax.htga(0.3, momentum=0.9, **SIZES, tau_decay=0.95)
+  updates, _ = scan(tx, grads)
+  tracker = reference.Tracker(**SIZES)
+  amplifier = reference.Amplifier(
+    lambda a: reference.sigmoid_exponent(a, 2.0, 1.0, 0.5, 1.5), None, 0.95
+  )
+  amplified = [
+    amplifier.update(g.astype(float), tracker.update(float(np.linalg.norm(g))))
+    for g in grads
+  ]
+  expected = reference.momentum_sgd(amplified, 0.3, 0.9)
+  np.testing.assert_allclose(updates, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tail_index_sgd_is_its_twin():
+  grads = heavy_gradients()
+  updates, _ = scan(htga_optax.tail_index_sgd(0.3, 0.9, **SIZES), grads)
+  tracker = reference.Tracker(**SIZES)
+  scaled = []
+  for g in grads:
+    tail_index = tracker.update(float(np.linalg.norm(g)))
+    scale = min(max(tail_index / 2.0, 0.5), 2.0) if tail_index else 1
+    scaled.append(scale * g)
+  expected = reference.momentum_sgd(scaled, 0.3, 0.9)
+  np.testing.assert_allclose(updates, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "optimizer", [htga_optax.htga, htga_optax.tail_index_sgd]
+)
+def test_learning_rate_schedules(optimizer):
+  schedule = optax.linear_schedule(1.0, 0.0, 100)
+  grads = heavy_gradients(20)
+  updates, _ = scan(optimizer(schedule), grads)
+  rates = 1 - np.arange(20) / 100
+  np.testing.assert_allclose(updates, -rates[:, None] * grads, rtol=1e-5)
+
+
+def test_momentum_survives_a_gradient_that_is_not_finite():
+  grads = heavy_gradients(60)
+  grads[40] = np.nan
+  updates, _ = scan(htga_optax.htga(0.1, momentum=0.9, **SIZES), grads)
+  np.testing.assert_allclose(updates[40], 0.9 * updates[39], rtol=1e-5)
+  assert np.all(np.isfinite(updates))
+
+
+# -- relay ------------------------------------------------------------------
+
+
+def recorder(names):
+  """A transformation that keeps the readings it is given."""
+
+  def init(params):
+    del params
+    return {name: jnp.zeros([]) for name in names}
+
+  def update(updates, state, params=None, **extra_args):
+    del state, params
+    return updates, {name: extra_args[name] for name in names}
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def test_relay_without_trackers_is_chain():
+  grads = heavy_gradients(10)
+  members = optax.clip_by_global_norm(1.0), optax.sgd(0.1, 0.9), optax.scale(2)
+  ours, _ = scan(htga_optax.relay(*members), grads)
+  theirs, _ = scan(optax.chain(*members), grads)
+  np.testing.assert_array_equal(ours, theirs)
+
+
+def test_the_place_in_the_chain_says_what_is_measured():
+  grads = heavy_gradients()
+  track = htga_optax.track_tail_index(**SIZES)
+  _, raw = scan(htga_optax.relay(track, optax.clip_by_global_norm(2.0)), grads)
+  _, cut = scan(htga_optax.relay(optax.clip_by_global_norm(2.0), track), grads)
+  assert log(raw, "update_norm").max() > 2.1 > log(cut, "update_norm").max()
+  assert np.median(log(cut, "tail_index")) > np.median(log(raw, "tail_index"))
+
+
+def test_relays_nest_and_one_tracker_feeds_several_listeners():
+  grads = heavy_gradients()
+  track = htga_optax.track_tail_index(**SIZES)
+  listeners = (
+    htga_optax.amplify(htga_optax.ratio_exponent()),
+    htga_optax.scale_by_tail_index(),
+  )
+  flat, _ = scan(htga_optax.relay(track, *listeners), grads)
+  nested = htga_optax.relay(
+    htga_optax.relay(track, listeners[0]), htga_optax.relay(listeners[1])
+  )
+  np.testing.assert_array_equal(scan(nested, grads)[0], flat)
+
+
+def test_a_reading_reaches_later_members_only_and_the_later_one_counts():
+  track = htga_optax.track_tail_index(**SIZES)
+  grads = heavy_gradients()
+  with pytest.raises(KeyError):
+    scan(htga_optax.relay(recorder(["tail_index"]), track), grads)
+  tx = htga_optax.relay(
+    track,
+    recorder(["tail_index"]),
+    optax.clip_by_global_norm(2.0),
+    htga_optax.track_tail_index(**SIZES),
+    recorder(["tail_index"]),
+  )
+  _, states = scan(tx, grads, tail_index=jnp.float32(7.0))
+  first, _, second = states.members[1], None, states.members[4]
+  np.testing.assert_array_equal(
+    first["tail_index"], states.members[0].tail_index
+  )
+  np.testing.assert_array_equal(
+    second["tail_index"], states.members[3].tail_index
+  )
+
+
+def test_a_reading_may_be_passed_by_hand():
+  grads = heavy_gradients(10)
+  tx = optax.chain(htga_optax.scale_by_tail_index(), optax.sgd(1.0))
+  updates, _ = scan(tx, grads, tail_index=3.0)
+  np.testing.assert_allclose(updates, -1.5 * grads, rtol=1e-6)
+
+
+# -- bad input --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "make, error, sentence",
+  [
+    (lambda: htga_optax.track_tail_index(16, 16), ValueError,
+     "k must leave a threshold below it (k < n), got k=16 for a window of 16."),
+    (lambda: htga_optax.scale_by_htga(10, 20), ValueError, "got k=20 for"),
+    (lambda: htga_optax.track_tail_index(0, 0), ValueError,
+     "window_size must be at least 1, got 0."),
+    (lambda: htga_optax.htga(-0.1), ValueError,
+     "learning_rate must be a finite number of at least 0, got -0.1."),
+    (lambda: htga_optax.htga(float("nan")), ValueError, "got nan."),
+    (lambda: htga_optax.tail_index_sgd(-1), ValueError, "got -1."),
+    (lambda: htga_optax.htga(0.1, momentum=1.5), ValueError,
+     "momentum must be in [0, 1), got 1.5."),
+    (lambda: htga_optax.scale_by_htga(gamma_min=2.0, gamma_max=1.0), ValueError,
+     "gamma_max must be at least gamma_min=2.0, got 1.0."),
+    (lambda: htga_optax.ratio_exponent(gamma_min=-1.0), ValueError,
+     "gamma_min must be at least 0, got -1.0."),
+    (lambda: htga_optax.sigmoid_exponent(target=0), ValueError,
+     "target must be positive, got 0."),
+    (lambda: htga_optax.scale_by_htga(tau=0.0), ValueError,
+     "tau must be positive, got 0.0."),
+    (lambda: htga_optax.scale_by_htga(tau_decay=1.0), ValueError,
+     "tau_decay must be in [0, 1), got 1.0."),
+    (lambda: htga_optax.scale_by_htga(response="linear"), ValueError,
+     "response must be one of ['ratio', 'sigmoid'], got 'linear'."),
+    (lambda: htga_optax.amplify(1.5), TypeError, "got 1.5."),
+    (lambda: htga_optax.scale_by_tail_index(min_scale=3.0), ValueError,
+     "max_scale must be at least min_scale=3.0, got 2.0."),
+    (lambda: htga_optax.scale_by_tail_index(beta=float("inf")), ValueError,
+     "beta must be finite, got inf."),
+    (lambda: htga_optax.relay(optax.sgd), TypeError,
+     "relay takes gradient transformations, got function"),
+  ],
+)  # fmt: skip
+def test_bad_arguments_are_one_sentence_with_the_value(make, error, sentence):
+  with pytest.raises(error) as raised:
+    make()
+  assert sentence in str(raised.value)
+  assert str(raised.value).count(". ") == 0
+
+
+@pytest.mark.parametrize(
+  "listener",
+  [
+    htga_optax.amplify(htga_optax.ratio_exponent()),
+    htga_optax.scale_by_tail_index(),
+  ],
+)
+def test_a_listener_without_its_reading_says_how_to_get_it(listener):
+  grads = jnp.ones(3)
+  # A plain chain does not hand on what the tracker reads.
+  tx = optax.chain(htga_optax.track_tail_index(), listener)
+  with pytest.raises(ValueError, match=r"track_tail_index\(\) before it in"):
+    jax.jit(tx.update)(grads, tx.init(grads))
+
+
+def test_readings_must_fit_the_listener():
+  tx = htga_optax.relay(
+    htga_optax.track_tail_index(per_layer=True),
+    htga_optax.scale_by_tail_index(),
+  )
+  grads = {"a": jnp.ones(3), "b": jnp.ones(2)}
+  with pytest.raises(ValueError, match="track with per_layer=True too"):
+    tx.update(grads, tx.init(grads))
+
+
+def test_updates_must_be_floating_point():
+  grads = {"w": jnp.arange(3)}
+  for tx in (htga_optax.track_tail_index(), htga_optax.htga(0.1)):
+    with pytest.raises(TypeError, match=r"got int32 at \['w'\]"):
+      tx.update(grads, tx.init(grads))
+
+
+def test_a_state_of_another_relay_is_named():
+  one = htga_optax.relay(optax.scale(1.0))
+  two = htga_optax.relay(optax.scale(1.0), optax.scale(1.0))
+  with pytest.raises(ValueError, match="has 2 members but the state has 1"):
+    two.update(jnp.ones(2), one.init(jnp.ones(2)))
+
+
+def test_sizes_under_inject_hyperparams_say_what_to_pass():
+  tx = optax.inject_hyperparams(htga_optax.htga)(learning_rate=0.1)
+  with pytest.raises(TypeError, match="pass static_args=") as raised:
+    tx.init(jnp.ones(2))
+  assert "window_size must be a static integer" in str(raised.value)
