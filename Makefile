@@ -53,7 +53,7 @@ format: $(VENV)/.installed  ## let ruff rewrite
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed  ## speed, as ratios to named opponents in one run
-	$(BIN)/python benchmarks/run.py
+	$(PYTEST) -q -p no:xdist -o python_files="bench_*.py" benchmarks
 
 clean:  ## remove what was made
 	rm -rf .venv .venv-oldest build dist .pytest_cache .ruff_cache

@@ -22,6 +22,8 @@ import pytest
 
 import htga_optax
 
+# jax.set_mesh came after JAX 0.7.
+set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh
 close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
 
@@ -481,7 +483,7 @@ def test_named_sharding_is_one_device(case, axis_type):
   mesh = jax.make_mesh((8,), ("model",), axis_types=(axis_type,))
   specs = {"w": P(None, "model"), "b": P("model")}
   shard = {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
-  with jax.set_mesh(mesh):
+  with set_mesh(mesh):
     params = jax.device_put(params, shard)
     batches = jax.device_put(batches, NamedSharding(mesh, P()))
     step = traced_once(train_step(tx, case.extra_args))

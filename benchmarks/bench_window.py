@@ -1,0 +1,94 @@
+"""What does a windowed Hill estimate cost per step?"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from htga_optax import estimators, streaming
+
+STEPS = 5000
+NORMS = (np.random.default_rng(0).pareto(1.5, STEPS) + 1).astype(np.float32)
+
+
+def scanned(step, state):
+  """A function that runs STEPS steps in one jitted scan."""
+  run = jax.jit(lambda state, xs: lax.scan(step, state, xs))
+  xs = jnp.asarray(NORMS)
+  run(state, xs)
+  return lambda: jax.block_until_ready(run(state, xs))
+
+
+def windowed_hill(window_size, k):
+  init, update, estimate = streaming.windowed_hill(window_size, k)
+
+  def step(state, x):
+    state = update(state, x)
+    return state, estimate(state)
+
+  return scanned(step, init())
+
+
+def ring_and_top_k(window_size, k):
+  """The usual way: a ring buffer, and lax.top_k of all of it in each step
+  (in the form that stays a TopK call and does not become a full sort)."""
+
+  def step(state, x):
+    buffer, cursor = state
+    buffer = buffer.at[cursor].set(x)
+    cursor = (cursor + 1) % window_size
+    return (buffer, cursor), estimators.hill(buffer, k)
+
+  return scanned(step, (jnp.ones([window_size]), jnp.zeros([], jnp.int32)))
+
+
+def heavytails_window(window_size, k):
+  """heavytails on the host: floats in, without the copy from the device."""
+  from heavytails.streaming import WindowedTailIndex
+
+  floats = NORMS.tolist()
+
+  def run():
+    window = WindowedTailIndex(window_size, k)
+    for x in floats:
+      window.update(x)
+      if window.ready:
+        window.hill()
+
+  return run
+
+
+@pytest.mark.parametrize(
+  "window_size, k, most, most_ratio",
+  [
+    (256, 16, 2.0, float("inf")),
+    (1024, 64, float("inf"), float("inf")),
+    (4096, 256, 6.0, 0.1),
+  ],
+)
+def test_windowed_hill_over_top_k(race, window_size, k, most, most_ratio):
+  race(
+    f"a step of windowed Hill, W={window_size}, k={k}, over a ring buffer and"
+    " `lax.top_k`",
+    windowed_hill(window_size, k),
+    ring_and_top_k(window_size, k),
+    most_ratio,
+    most,
+    rounds=10,
+    unit="us",
+    per=STEPS,
+  )
+
+
+@pytest.mark.parametrize("window_size, k", [(256, 16), (4096, 256)])
+def test_windowed_hill_over_heavytails(race, window_size, k):
+  race(
+    f"a step of windowed Hill, W={window_size}, k={k}, over heavytails"
+    " `WindowedTailIndex`",
+    windowed_hill(window_size, k),
+    heavytails_window(window_size, k),
+    rounds=5,
+    unit="us",
+    per=STEPS,
+  )
