@@ -55,15 +55,17 @@ OURS = {
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("tree", TREES)
 def test_update_over_clip(race, tree, name):
-  """Asked of the global norm: 1.05, and 1.10 where an update is 0.5 ms."""
+  """Asked of the global norm: 1.05, and 1.10 where an update takes 0.5 ms."""
   params = TREES[tree]()
   grads = gradients(params)
   small = "1M" in tree
+  asked = {"CNN (1M)": 1.10, "ResNet-18 (12M)": 1.05, "ResNet-50 (26M)": 1.05}
+  most_ratio = float("inf") if "per_layer" in name else asked.get(tree)
   race(
     f"an update of {tree}: `{name}` over `chain(clip_by_global_norm, sgd)`",
     stepper(chain(OURS[name]), params, grads),
     stepper(chain(optax.clip_by_global_norm(1.0)), params, grads),
-    float("inf") if "per_layer" in name else 1.10 if small else 1.05,
+    most_ratio or float("inf"),
     rounds=500 if small else 60,
   )
 

@@ -34,8 +34,21 @@ def resnet(width, blocks, bottleneck=False, classes=1000):
   return params
 
 
+def cnn(widths=(32, 64, 128, 256, 256), classes=10):
+  """Five convolutions and a dense layer: 12 leaves, 1M parameters."""
+  params, c_in = {}, 3
+  for i, c in enumerate(widths):
+    params[f"conv{i}/kernel"] = jnp.zeros([3, 3, c_in, c])
+    params[f"conv{i}/bias"] = jnp.zeros([c])
+    c_in = c
+  params["head/kernel"] = jnp.zeros([c_in, classes])
+  params["head/bias"] = jnp.zeros([classes])
+  return params
+
+
 TREES = {
-  "ResNet-18, width 16 (1M)": lambda: resnet(16, (2, 2, 2, 2)),
+  "CNN (1M)": cnn,
+  "ResNet-18 of width 16 (1M)": lambda: resnet(16, (2, 2, 2, 2)),
   "ResNet-18 (12M)": lambda: resnet(64, (2, 2, 2, 2)),
   "ResNet-50 (26M)": lambda: resnet(64, (3, 4, 6, 3), bottleneck=True),
 }
