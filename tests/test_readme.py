@@ -29,5 +29,5 @@ def test_files_and_targets_named_there_exist():
   for target in re.findall(r"\]\(([^)#:]+)\)", text):
     assert (README.parent / target).exists(), target
   makefile = (README.parent / "Makefile").read_text()
-  for target in re.findall(r"make ([a-z-]+)", text):
+  for target in re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE):
     assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
