@@ -1,4 +1,4 @@
-"""Order statistics of a stream, without a sort in the step.
+"""Order statistics of a stream and of large arrays, without a sort.
 
 A window of the W last values is held twice: in order of arrival, so that the
 oldest is known, and in ascending order a_0 <= ... <= a_(W-1). A new value x
@@ -15,12 +15,30 @@ and where x < o the mirror image,
 
 That is one pass of comparisons over W numbers: no search, no sort, no gather,
 alike under vmap, and the result is the sorted window to the last bit.
+
+The k-th largest of n entries, x_(k), is found by counting alone. With
+
+    N(t) = #{i : x_i >= t},    x_(k) = max {t : N(t) >= k},
+
+as N falls from n to 0. Read as integers, the bits b of the floats that are not
+negative are in order, and so are those of the negative ones with all bits but
+the sign flipped. So N(0) >= k tells the sign of x_(k), hence the flip, and
+then its integer p is found digit by digit from the top, two bits a pass:
+
+    p <- p + d 2^s,    d = #{j in 1..3 : N(p + j 2^s) >= k},
+
+sixteen passes over float32, eight over sixteen bits. Counts add up over leaves
+and over devices: no entry is ever moved, and the result is an entry of x to
+the last bit. The three counts of a pass come from one read of x.
 """
 
-from typing import NamedTuple
+import functools
+import numbers
+import operator
+from typing import Any, NamedTuple
 
 import jax
-from jax import lax
+from jax import dtypes, lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -97,3 +115,167 @@ def push(window: SortedWindow, x: ArrayLike) -> SortedWindow:
     arrivals=jnp.where(finite, shifted, arrivals),
     ascending=jnp.where(x >= oldest, rising, falling),
   )
+
+
+# Bits of the answer that a pass over the entries settles, by 2^bits - 1 counts.
+_BITS_A_PASS = 2
+
+
+def kth_largest(
+  x: Any, k: ArrayLike, axis_name: str | tuple[str, ...] | None = None
+) -> jax.Array:
+  r"""The k-th largest entry of an array or a tree, exact, by counting.
+
+  .. math::
+    x_{(k)} = \max\,\{t : \#\{i : x_i \ge t\} \ge k\},
+    \qquad x_{(1)} \ge x_{(2)} \ge \dots \ge x_{(n)}
+
+  The entry that sorting all n entries would put at place k from the end, to
+  the last bit. Entries stay where they are: there is no sort, and nothing is
+  gathered, reshaped or concatenated; only counts cross leaves and devices. A
+  sharded `x` needs nothing more under jit (with Auto and Explicit meshes);
+  under `jax.shard_map` and `jax.pmap` give `axis_name`.
+
+  With `axis_name`, or where JAX sees one device only, a pass over `x` takes
+  three counts at once and no memory of the size of `x`. Otherwise `x` may be
+  sharded, and a pass takes one count by a sum of its own, which XLA turns into
+  one all-reduce of a number; float32 then takes 31 passes, and on CPU a buffer
+  of int32 of the size of a leaf, which makes it several times slower.
+
+  Args:
+    x: an array of any shape, or a tree of arrays, whose entries are ranked
+      together in the leaves' common dtype; float16, bfloat16, float32, or
+      float64 where x64 is enabled. None leaves are left out.
+    k: the rank, 1 for the maximum and n for the minimum, [], an integer. It
+      may be traced; a traced k outside [1, n] gives nan. The cost does not
+      depend on k.
+    axis_name: the mapped axes over which `x` is split; n is then the number of
+      entries on all devices, and every device gets the result. An `x` that is
+      replicated over an axis named here counts once per device. Without it,
+      each device ranks its own part.
+
+  Returns:
+    The entry, [], in the dtype of `x`. It is nan if any entry is nan, whatever
+    k is (`np.sort` would count nans as the largest). -0.0 ranks below 0.0,
+    though `==` holds; subnormals, which XLA's arithmetic takes
+    for zero, are told apart and returned as they are; infinities are ordinary
+    entries. The gradient is zero: the result is a threshold, no function to
+    differentiate.
+
+  Raises:
+    TypeError: `x` is not of one of these dtypes, or k is not an integer.
+    ValueError: `x` has no entries, k is a number outside [1, n] or not [], or
+      n is 2^31 or more without x64 (counts are int32, with x64 int64).
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from htga_optax import order_statistics
+    >>> x = jnp.float32([[3.0, -1.0], [4.0, 3.0]])
+    >>> print(*[order_statistics.kth_largest(x, k) for k in (1, 2, 3, 4)])
+    4.0 3.0 3.0 -1.0
+    >>> tree = {"b": jnp.float32([5.0]), "w": x}
+    >>> print(order_statistics.kth_largest(tree, 2))
+    4.0
+  """
+  leaves = [lax.stop_gradient(jnp.asarray(leaf)) for leaf in jax.tree.leaves(x)]
+  for leaf in leaves:
+    if leaf.dtype not in (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64):
+      raise TypeError(
+        "x must be float16, bfloat16, float32 or float64, got"
+        f" {leaf.dtype.name}."
+      )
+  n = sum(leaf.size for leaf in leaves)
+  if axis_name is not None:
+    n *= lax.psum(1, axis_name)  # a number at trace time
+  checks.check_number("the size of x", n, lambda v: v >= 1, "be at least 1")
+  # int64 where it is needed, which is int32 again where x64 is not enabled.
+  count_dtype = dtypes.canonicalize_dtype(
+    jnp.int64 if n >= 2**31 else jnp.int32
+  )
+  most = int(jnp.iinfo(count_dtype).max)
+  checks.check_number(
+    "the size of x", n, lambda v: v <= most, f"be at most {most} without x64"
+  )
+  if isinstance(k, numbers.Integral):
+    checks.check_number(
+      "k", k, lambda v: 1 <= v <= n, f"be from 1 to {n}, the size of x"
+    )
+  k = jnp.asarray(k)
+  if not jnp.issubdtype(k.dtype, jnp.integer):
+    raise TypeError(f"k must be an integer, got {k}.")
+  if k.ndim:
+    raise ValueError(
+      f"k must be one number, got shape {k.shape}; use jax.vmap."
+    )
+  k = k.astype(jnp.promote_types(k.dtype, count_dtype))
+  # A variadic reduction takes all counts in one read, but where x is sharded
+  # the partitioner gathers its parts (one number a device and count). Of a sum
+  # it makes an all-reduce, though on CPU one sum takes longer than one read.
+  one_read = axis_name is not None or jax.device_count() == 1
+  return _kth_largest(leaves, k, n, count_dtype, axis_name, one_read)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _kth_largest(
+  leaves: list[jax.Array],
+  k: jax.Array,
+  n: int,
+  count_dtype: Any,
+  axis_name: str | tuple[str, ...] | None,
+  one_read: bool,
+) -> jax.Array:
+  dtype = jnp.result_type(*leaves)
+  integer = jnp.dtype(f"int{8 * dtype.itemsize}")
+  digits = jnp.iinfo(integer).bits - 1  # all but the sign
+  smallest, largest = jnp.iinfo(integer).min, jnp.iinfo(integer).max
+  bits_a_pass = _BITS_A_PASS if one_read else 1
+
+  def count(leaves, tests):
+    """How many entries pass each test: [number of tests]."""
+    counts = [
+      _sums([test(leaf.astype(dtype)) for test in tests], count_dtype, one_read)
+      for leaf in leaves
+    ]
+    counts = functools.reduce(operator.add, counts)
+    return counts if axis_name is None else lax.psum(counts, axis_name)
+
+  def bits(x):
+    return lax.bitcast_convert_type(x, integer)
+
+  not_negative, nans = count(leaves, [lambda x: bits(x) >= 0, jnp.isnan])
+  positive = not_negative >= k
+  flip = jnp.where(positive, 0, largest).astype(integer)
+  p = jnp.where(positive, 0, smallest).astype(integer)
+
+  def settle(i, p):
+    # Tied to p, so that the bits of x are not stored before the loop.
+    now, _ = lax.optimization_barrier((leaves, p))
+    # The last pass may meet bits that are settled: their counts are below k.
+    shift = jnp.maximum(digits - bits_a_pass * (i + 1), 0).astype(integer)
+    steps = [
+      lax.shift_left(integer.type(j), shift) for j in range(1, 2**bits_a_pass)
+    ]
+    reached = count(
+      now, [lambda x, step=step: (bits(x) ^ flip) >= p + step for step in steps]
+    )
+    digit = jnp.sum(reached >= k, dtype=integer)
+    return p + lax.shift_left(digit, shift)
+
+  p = lax.fori_loop(0, -(-digits // bits_a_pass), settle, p)
+  valid = (nans == 0) & (k >= 1) & (k <= n)
+  return jnp.where(
+    valid, lax.bitcast_convert_type(p ^ flip, dtype), jnp.nan
+  ).astype(dtype)
+
+
+def _sums(ones: list[jax.Array], dtype: Any, one_read: bool) -> jax.Array:
+  """How often each array is true, [number of arrays]."""
+  if not one_read:
+    return jnp.stack([jnp.sum(x, dtype=dtype) for x in ones])
+  sums = lax.reduce(
+    [x.astype(dtype) for x in ones],
+    [jnp.zeros([], dtype)] * len(ones),
+    lambda xs, ys: [x + y for x, y in zip(xs, ys)],
+    range(ones[0].ndim),
+  )
+  return jnp.stack(sums)
