@@ -552,7 +552,7 @@ def block_log_moment_standard_error(
       \Bigl(\frac{1}{12} + \frac{1}{6\alpha^2}\Bigr)}
 
   It leaves out the values' own mean, and so is good within 20 percent only
-  (measured at K = 8, alpha from 0.5 to 2).
+  (measured at K = 8, alpha from 0.5 to 1.95).
   """
   checks.check_number("block_size", block_size, lambda v: v > 1, "be above 1")
   a = jnp.asarray(tail_index, jnp.float32)
