@@ -18,6 +18,84 @@ def hill_interval(tail_index, k, z=1.959964):
   return [tail_index * (center + s * spread) ** 3 for s in (-1, 1)]
 
 
+def inverse(xi):
+  """From the extreme-value index to the tail index."""
+  return 1 / xi if xi > 0 else math.inf
+
+
+def pickands(x, k):
+  """Pickands' estimator, from the order statistics k, 2k and 4k."""
+  x = sorted(map(float, x), reverse=True)
+  a, b, c = x[k - 1], x[2 * k - 1], x[4 * k - 1]
+  return inverse(math.log((a - b) / (b - c)) / math.log(2))
+
+
+def moment(x, k):
+  """Dekkers, Einmahl and de Haan, as the formula reads."""
+  x = sorted(map(float, x), reverse=True)
+  excess = [math.log(x[i] / x[k]) for i in range(k)]
+  m1, m2 = sum(excess) / k, sum(e**2 for e in excess) / k
+  return inverse(m1 + 1 - 0.5 / (1 - m1**2 / m2))
+
+
+def generalized_pareto_fit(excesses):
+  """Zhang and Stephens' mean over the grid of theta: xi and sigma."""
+  y = sorted(map(float, excesses))
+  k, quartile = len(y), y[int(len(y) / 4 + 0.5) - 1]
+  m = 30 + int(math.sqrt(k))
+
+  def xi_of(theta):
+    return sum(math.log1p(-theta * v) for v in y) / k
+
+  thetas, logs = [], []
+  for j in range(1, m + 1):
+    theta = 1 / y[-1] + (1 - math.sqrt(m / (j - 0.5))) / (3 * quartile)
+    xi = xi_of(theta)
+    thetas.append(theta)
+    logs.append(k * (math.log(-theta / xi) - xi - 1))
+  weights = [math.exp(v - max(logs)) for v in logs]
+  theta = sum(w * t for w, t in zip(weights, thetas)) / sum(weights)
+  return xi_of(theta), -xi_of(theta) / theta
+
+
+def generalized_pareto(x, k):
+  """The tail index of the fit to the excesses over the threshold."""
+  x = sorted(map(float, x), reverse=True)
+  return inverse(generalized_pareto_fit([v - x[k] for v in x[:k]])[0])
+
+
+def log_moment(x):
+  """From the variance of log|x|."""
+  logs = [math.log(abs(v)) for v in map(float, x)]
+  mean = sum(logs) / len(logs)
+  variance = sum((v - mean) ** 2 for v in logs) / (len(logs) - 1)
+  return inverse(6 * variance / math.pi**2 - 0.5) ** 0.5
+
+
+def block_log_moment(x, block_size):
+  """From the growth of log|x| when blocks are summed."""
+  x = list(map(float, x))[: len(x) // block_size * block_size]
+  sums = [sum(x[i : i + block_size]) for i in range(0, len(x), block_size)]
+  growth = sum(math.log(abs(y)) for y in sums) / len(sums)
+  growth -= sum(math.log(abs(v)) for v in x) / len(x)
+  return inverse(growth / math.log(block_size))
+
+
+def characteristic_function(x):
+  """From the modulus of the characteristic function at 0.2 and 1."""
+  low, middle, high = np.quantile(x, [0.25, 0.5, 0.75])
+  z = [1.95 * (float(v) - middle) / (high - low) for v in x]
+
+  def modulus(t):
+    cosine = sum(math.cos(t * v) for v in z) / len(z)
+    sine = sum(math.sin(t * v) for v in z) / len(z)
+    return math.hypot(cosine, sine)
+
+  ratio = math.log(modulus(0.2)) / math.log(modulus(1.0))
+  tail_index = math.log(ratio) / math.log(0.2)
+  return min(tail_index, 2.0) if tail_index > 0 else math.nan
+
+
 class Tracker:
   """Norms in a list; the last finite estimate stays."""
 
