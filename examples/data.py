@@ -10,8 +10,8 @@ read without. What can go wrong on the user's side is a `DataError`, a sentence.
 
 from collections.abc import Iterator
 import contextlib
+import importlib.util
 import logging
-import os
 from pathlib import Path
 from typing import NamedTuple
 import zipfile
@@ -119,12 +119,12 @@ def _tfds(name: str, data_dir: str | None) -> Dataset:
 
 def _prepare(builder) -> None:
   """Downloads a data set and writes it as array_record files."""
-  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   import requests
-  import tensorflow  # noqa: F401
 
+  if importlib.util.find_spec("tensorflow") is None:
+    raise ImportError(name="tensorflow")
   downloads = Path(builder.data_dir_root) / "downloads" / builder.name
-  if not any(downloads.glob("*.INFO")):
+  if len(list(downloads.glob("*.INFO"))) < len(builder.url_infos):
     url = next(iter(builder.url_infos))
     try:  # TFDS itself tries for minutes
       requests.head(url, timeout=30)

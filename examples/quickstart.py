@@ -39,6 +39,7 @@ try:
   from matplotlib.figure import Figure
   import numpy as np
   import optax
+  from rich import box
   from rich.console import Console
   from rich.progress import BarColumn, Progress, TextColumn
   from rich.table import Table
@@ -237,7 +238,9 @@ def index(tail_index: float) -> str:
 
 def tabulate(runs: dict[str, Run], title: str) -> Table:
   """What the runs came to, an optimizer a row."""
-  table = Table(title=title, title_justify="left")
+  table = Table(
+    title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+  )
   table.add_column("optimizer")
   for heading in (
     "test accuracy\n%, mean (sd)",
@@ -251,7 +254,7 @@ def tabulate(runs: dict[str, Run], title: str) -> Table:
     test, train = 100 * run.accuracy["test"], 100 * run.accuracy["train"]
     sd = f"{test.std(ddof=1):.2f}" if len(test) > 1 else "-"
     tail = run.log["tail_index"][:, -1]
-    span = f" ({index(tail.min())} to {index(tail.max())})"
+    span = f" ({index(tail.min())}-{index(tail.max())})"
     table.add_row(
       name,
       f"{test.mean():.2f} ({sd})",
@@ -267,17 +270,19 @@ def reading(runs: dict[str, Run]) -> str:
   """What the table says, and what it does not."""
   test = {name: 100 * run.accuracy["test"] for name, run in runs.items()}
   gain = test["HTGA"] - test["SGD"]
-  if len(gain) > 1:
+  if len(gain) >= 5:
     error = gain.std(ddof=1) / math.sqrt(len(gain))
     shown = abs(gain.mean()) > 3 * error
     verdict = "more than" if shown else "no more than"
     verdict += f" the seeds' spread explains (standard error {error:.2f})"
   else:
-    verdict = "and one seed tells nothing of the spread"
-  best = max(test, key=lambda name: test[name].mean())
+    verdict = "fewer than 5 seeds do not tell whether that is chance"
+  half = runs["HTGA"].log["loss"].shape[1] // 2
+  peak = {name: run.log["loss"][:, half:].max() for name, run in runs.items()}
   lines = [
     f"HTGA's test accuracy is {gain.mean():+.2f} points off SGD's, seed by"
-    f" seed: {verdict}. The highest mean is {best}'s."
+    f" seed: {verdict}. The largest batch loss in the second half of training"
+    f" was {peak['HTGA']:.2g} with HTGA, {peak['SGD']:.2g} with SGD."
   ]
   tail, factor = (runs["HTGA"].log[n] for n in ("tail_index", "amplification"))
   if np.any(tail > 0):
@@ -362,9 +367,8 @@ def envelope(ax, values: np.ndarray, color: str, linestyle) -> None:
   """Median and range of every 25 steps."""
   blocks = np.array_split(visible(values), max(1, len(values) // 25))
   steps = np.cumsum([len(x) for x in blocks]) - len(blocks[0]) / 2
-  low, middle, high = np.transpose(
-    [np.nanquantile(x, [0, 0.5, 1]) for x in blocks]
-  )
+  seen = [x if np.isnan(x).all() else x[~np.isnan(x)] for x in blocks]
+  low, middle, high = np.transpose([np.quantile(x, [0, 0.5, 1]) for x in seen])
   ax.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
   ax.plot(steps, middle, color=color, linestyle=linestyle)
 
@@ -445,7 +449,8 @@ def main(argv: list[str] | None = None) -> None:
   except (data.DataError, OSError, jax.errors.JaxRuntimeError) as error:
     sys.exit(f"quickstart: {data.first_line(error)}")
   except KeyboardInterrupt:
-    sys.exit("quickstart: interrupted.")
+    print("quickstart: interrupted.", file=sys.stderr, flush=True)
+    os._exit(130)  # an interrupted compilation can crash Python's own exit
 
 
 def run(args: argparse.Namespace) -> None:
@@ -464,7 +469,7 @@ def run(args: argparse.Namespace) -> None:
     f" {args.seeds} seeds"
   )
   draw(runs, args.output, title)
-  console = Console()
+  console = Console(markup=False)
   console.print(tabulate(runs, title))
   console.print(reading(runs))
   console.print(f"Picture: {args.output}", soft_wrap=True)
