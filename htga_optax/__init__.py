@@ -11,12 +11,15 @@ Measure the tail index of the gradient inside the jitted step, and act on it:
 The folder is a ladder, and each rung a thin layer on the one below:
 
     estimators, order_statistics, norms     sample -> tail index
+    intervals                               a sample in order of time
     streaming                               a sample that arrives step by step
     tracking, modulation, relay             transformations
     optimizers                              ready chains
 """
 
+from htga_optax import diagnostics as diagnostics
 from htga_optax import estimators as estimators
+from htga_optax import intervals as intervals
 from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics
 from htga_optax import streaming as streaming
@@ -26,6 +29,7 @@ from htga_optax.modulation import ratio_exponent as ratio_exponent
 from htga_optax.modulation import scale_by_tail_index as scale_by_tail_index
 from htga_optax.modulation import ScaleByTailIndexState as ScaleByTailIndexState
 from htga_optax.modulation import sigmoid_exponent as sigmoid_exponent
+from htga_optax.modulation import unless_rejected as unless_rejected
 from htga_optax.optimizers import htga as htga
 from htga_optax.optimizers import scale_by_htga as scale_by_htga
 from htga_optax.optimizers import tail_index_sgd as tail_index_sgd

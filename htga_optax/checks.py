@@ -7,6 +7,8 @@ numeric argument is a tracer, about which nothing can be said at trace time.
 from collections.abc import Callable
 import numbers
 
+import optax
+
 
 def check_number(
   name: str, value: object, holds: Callable[..., bool], must: str
@@ -54,3 +56,12 @@ def check_size(name: str, value: object) -> int:
     )
   check_number(name, value, lambda v: v >= 1, "be at least 1")
   return int(value)
+
+
+def check_transformation(taker: str, transform: object) -> None:
+  """Raises TypeError unless `transform` is a gradient transformation."""
+  if not isinstance(transform, optax.GradientTransformation):
+    raise TypeError(
+      f"{taker} takes gradient transformations, got"
+      f" {type(transform).__name__} {transform!r}."
+    )

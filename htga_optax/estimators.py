@@ -40,15 +40,22 @@ _EPSILON = float(np.finfo(np.float32).eps)
 
 
 class TailEstimate(NamedTuple):
-  """A tail index and the interval around it.
+  """A tail index, the interval around it, and two tests of what it assumes.
 
   Attributes:
     tail_index: the estimate, float32 []; nan where there is none.
     interval: lower and upper end, float32 [2].
+    drift: whether the level of the values has changed, a standard normal
+      score, float32 []; 0 where it is not tested.
+    misfit: whether values exceed the threshold otherwise than the tail model
+      says, a standard normal score, float32 []; negative where the tail is
+      lighter, 0 where it is not tested.
   """
 
   tail_index: jax.Array
   interval: jax.Array
+  drift: ArrayLike = 0.0
+  misfit: ArrayLike = 0.0
 
 
 def hill(x: ArrayLike, k: int) -> jax.Array:
@@ -126,7 +133,7 @@ def hill_standard_error(tail_index: ArrayLike, k: int) -> jax.Array:
 
 
 def hill_interval(
-  tail_index: ArrayLike, k: int, level: float = 0.95
+  tail_index: ArrayLike, k: ArrayLike, level: float = 0.95
 ) -> jax.Array:
   r"""Confidence interval that belongs to :func:`hill`.
 
@@ -145,7 +152,7 @@ def hill_interval(
 
   Args:
     tail_index: Hill's estimate, [...].
-    k: the order statistics it came from (static).
+    k: the order statistics it came from, or an effective size, positive.
     level: the nominal coverage (static), in (0, 1).
 
   Returns:
@@ -163,13 +170,12 @@ def hill_interval(
     Wilson and Hilferty (1931), The distribution of chi-square, PNAS 17(12).
   """
   checks.check_number("level", level, lambda v: 0 < v < 1, "be in (0, 1)")
-  k = checks.check_size("k", k)
+  checks.check_number("k", k, lambda v: v > 0, "be positive")
   z = statistics.NormalDist().inv_cdf((1 + level) / 2)
-  factors = [
-    max(1 - 1 / (9 * k) + s * z / (3 * k**0.5), 0.0) ** 3 for s in (-1, 1)
-  ]
+  k = jnp.asarray(k, jnp.float32)[..., None]
+  ends = 1 - 1 / (9 * k) + z / (3 * jnp.sqrt(k)) * jnp.float32([-1, 1])
   tail_index = jnp.asarray(tail_index, jnp.float32)
-  return tail_index[..., None] * jnp.asarray(factors, jnp.float32)
+  return tail_index[..., None] * jnp.maximum(ends, 0.0) ** 3
 
 
 def pickands(x: ArrayLike, k: int) -> jax.Array:

@@ -331,6 +331,69 @@ def scale_by_tail_index(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def unless_rejected(
+  listener: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+  """Lets a listener act only while the tail model is not rejected.
+
+  Where :func:`htga_optax.track_tail_index` reads `tail_model_rejected`, the
+  listener is told that there is no tail index (a reading of 0), and every
+  listener of this package then leaves the updates alone: HTGA becomes the
+  identity on a warm-up or a light tail, layer by layer if asked.
+
+  Args:
+    listener: a transformation steered by the reading `tail_index`.
+
+  Returns:
+    The transformation; its state is the listener's.
+
+  Raises:
+    TypeError: `listener` is not a gradient transformation.
+    ValueError: a reading is missing.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from htga_optax import scale_by_tail_index, unless_rejected
+    >>> tx = unless_rejected(scale_by_tail_index(beta=1.0, target=2.0))
+    >>> grads = jnp.asarray([3.0, 4.0])
+    >>> state = tx.init(grads)
+    >>> for rejected in (False, True):
+    ...   updates, state = tx.update(
+    ...       grads, state, tail_index=1.5, tail_model_rejected=rejected)
+    ...   print(updates)
+    [2.25 3.  ]
+    [3. 4.]
+  """
+  checks.check_transformation("unless_rejected", listener)
+  listener = optax.with_extra_args_support(listener)
+
+  def update_fn(
+    updates,
+    state,
+    params=None,
+    *,
+    tail_index=None,
+    tail_model_rejected=None,
+    **extra_args,
+  ):
+    if tail_index is None or tail_model_rejected is None:
+      raise ValueError(
+        "unless_rejected needs the readings `tail_index` and"
+        " `tail_model_rejected`: put track_tail_index() before it in"
+        " htga_optax.relay(...), or pass both to update."
+      )
+    trusted = jax.tree.map(
+      lambda alpha, rejected: jnp.where(rejected, 0.0, alpha),
+      tail_index,
+      tail_model_rejected,
+    )
+    return listener.update(
+      updates, state, params, tail_index=trusted, **extra_args
+    )
+
+  return optax.GradientTransformationExtraArgs(listener.init, update_fn)
+
+
 def _reading(
   listener: str, tail_index: Any, updates: Any, per_layer: bool
 ) -> jax.Array:

@@ -28,6 +28,7 @@ def scale_by_htga(
   tau_decay: ArrayLike = 0.99,
   response: Literal["sigmoid", "ratio"] = "sigmoid",
   per_layer: bool = False,
+  unless_rejected: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Heavy-Tail Gradient Amplification (HTGA), in the letters of its proposal.
 
@@ -41,9 +42,10 @@ def scale_by_htga(
   relay of :func:`htga_optax.track_tail_index` and :func:`htga_optax.amplify`,
   whose pages say more. Until the window is full, it is the identity.
 
-  What it does not do: it does not ask whether the tail is a power law at all.
-  With the default response a light tail (which reads large) gets
-  :math:`\gamma_{min}`, so HTGA then pulls all norms towards :math:`\tau`.
+  What it does not do unless told to by `unless_rejected`: ask whether the tail
+  is a power law at all. With the default response a light tail (which reads
+  large) gets :math:`\gamma_{min}`, so HTGA then pulls all norms towards
+  :math:`\tau`.
 
   Args:
     window_size: W, the norms that the tail index rests on (static).
@@ -60,6 +62,8 @@ def scale_by_htga(
       \alpha_{target}` within the bounds, see
       :func:`htga_optax.ratio_exponent`; `beta` has no part in it.
     per_layer: a window, a scale and an exponent for every leaf.
+    unless_rejected: whether to be the identity while a Pareto tail is
+      rejected, see :func:`htga_optax.unless_rejected`.
 
   Returns:
     The transformation, for `optax.chain`. `optax.tree.get` finds
@@ -92,11 +96,12 @@ def scale_by_htga(
     raise ValueError(
       f"response must be one of {sorted(exponents)}, got {response!r}."
     )
+  listener = modulation.amplify(
+    exponents[response](), tau, tau_decay, per_layer=per_layer
+  )
   return relay(
     tracking.track_tail_index(window_size, k, per_layer=per_layer),
-    modulation.amplify(
-      exponents[response](), tau, tau_decay, per_layer=per_layer
-    ),
+    modulation.unless_rejected(listener) if unless_rejected else listener,
   )
 
 
@@ -115,6 +120,7 @@ def htga(
   tau_decay: ArrayLike = 0.99,
   response: Literal["sigmoid", "ratio"] = "sigmoid",
   per_layer: bool = False,
+  unless_rejected: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   r"""SGD on amplified gradients.
 
@@ -137,6 +143,7 @@ def htga(
     tau_decay: decay of that mean.
     response: "sigmoid" or "ratio".
     per_layer: one tail index for every leaf.
+    unless_rejected: whether to act on a tail that is not rejected only.
 
   Returns:
     The optimizer.
@@ -172,6 +179,7 @@ def htga(
       tau_decay=tau_decay,
       response=response,
       per_layer=per_layer,
+      unless_rejected=unless_rejected,
     ),
     _sgd(learning_rate, momentum, nesterov),
   )
@@ -189,6 +197,7 @@ def tail_index_sgd(
   min_scale: ArrayLike = 0.5,
   max_scale: ArrayLike = 2.0,
   per_layer: bool = False,
+  unless_rejected: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   r"""SGD whose learning rate follows the tail index of the gradient.
 
@@ -210,6 +219,7 @@ def tail_index_sgd(
     min_scale: lower bound of the factor.
     max_scale: upper bound of the factor.
     per_layer: one tail index and one rate for every leaf.
+    unless_rejected: whether to act on a tail that is not rejected only.
 
   Returns:
     The optimizer.
@@ -226,16 +236,17 @@ def tail_index_sgd(
     >>> print(updates, optax.tree.get(state, "rate_scale"))
     [-0.3 -0.4] 1.0
   """
+  listener = modulation.scale_by_tail_index(
+    beta,
+    target,
+    min_scale=min_scale,
+    max_scale=max_scale,
+    per_layer=per_layer,
+  )
   return optax.chain(
     relay(
       tracking.track_tail_index(window_size, k, per_layer=per_layer),
-      modulation.scale_by_tail_index(
-        beta,
-        target,
-        min_scale=min_scale,
-        max_scale=max_scale,
-        per_layer=per_layer,
-      ),
+      modulation.unless_rejected(listener) if unless_rejected else listener,
     ),
     _sgd(learning_rate, momentum, nesterov),
   )

@@ -80,6 +80,31 @@ def empty_window(window_size: int) -> SortedWindow:
   )
 
 
+def sorted_window(x: ArrayLike) -> SortedWindow:
+  """The full window of a series.
+
+  Args:
+    x: the values, oldest first, [W], not negative.
+
+  Returns:
+    The window.
+
+  Raises:
+    ValueError: `x` is not one-dimensional.
+
+  Examples:
+    >>> from htga_optax import order_statistics
+    >>> print(order_statistics.sorted_window([3.0, 1.0, 2.0]).ascending)
+    [1. 2. 3.]
+  """
+  x = jnp.asarray(x, jnp.float32)
+  if x.ndim != 1:
+    raise ValueError(
+      f"x must be one-dimensional, got shape {x.shape}; use jax.vmap."
+    )
+  return SortedWindow(arrivals=x, ascending=jnp.sort(x))
+
+
 def push(window: SortedWindow, x: ArrayLike) -> SortedWindow:
   """Replaces the oldest value by a new one, in O(W).
 

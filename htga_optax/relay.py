@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import optax
 
+from htga_optax import checks
+
 
 class RelayState(NamedTuple):
   """The states of a relay's members.
@@ -67,11 +69,7 @@ def relay(
     [-0.1 -0.1 -0.1] 0.0
   """
   for transform in transforms:
-    if not isinstance(transform, optax.GradientTransformation):
-      raise TypeError(
-        "relay takes gradient transformations, got"
-        f" {type(transform).__name__} {transform!r}."
-      )
+    checks.check_transformation("relay", transform)
   members = [optax.with_extra_args_support(t) for t in transforms]
 
   def init_fn(params):

@@ -16,6 +16,9 @@ import optax
 
 from htga_optax import norms, streaming
 
+# Standard deviations from which a tail model is rejected.
+_REJECTION = 2.5
+
 
 class TrackTailIndexState(NamedTuple):
   """What :func:`track_tail_index` knows; a tree per layer where it says so.
@@ -24,6 +27,10 @@ class TrackTailIndexState(NamedTuple):
     tail_index: the last finite estimate, float32 [] (per layer: a tree of
       them); 0 while there is none.
     tail_index_interval: its interval, float32 [2]; zeros while there is none.
+    tail_model_statistics: how far the norms are from what the estimate takes
+      for granted, float32 [2]: drift and misfit of
+      :class:`estimators.TailEstimate`, standard normal if all is well.
+    tail_model_rejected: whether one of them is beyond 2.5, bool [].
     update_norm: the last finite norm, float32 [].
     nonfinite_count: how many norms were not finite, int32 [].
     estimator_state: the streaming estimators, stacked [groups, ...].
@@ -31,6 +38,8 @@ class TrackTailIndexState(NamedTuple):
 
   tail_index: Any
   tail_index_interval: Any
+  tail_model_statistics: Any
+  tail_model_rejected: Any
   update_norm: Any
   nonfinite_count: Any
   estimator_state: Any
@@ -40,6 +49,7 @@ class TrackTailIndexState(NamedTuple):
     return {
       "tail_index": self.tail_index,
       "tail_index_interval": self.tail_index_interval,
+      "tail_model_rejected": self.tail_model_rejected,
     }
 
 
@@ -62,10 +72,16 @@ def track_tail_index(
   equal norms, say) the last one stays. There is none before the window is
   full: the reading is 0 then, and listeners leave the updates alone.
 
-  What it does not do: it does not tell a power law from another law, nor a
-  tail from a trend (a norm that falls by a factor within the window reads as
-  a tail), and the interval takes the norms for independent. Under
-  `optax.MultiSteps` it sees one norm per real step only if it is inside.
+  The interval holds on dependent norms (:func:`intervals.interval`). Whether
+  there is a tail at all is a question of its own: a trend within the window
+  reads as one, and so does every law. `tail_model_rejected` says when the
+  k largest norms lie too early or too late in the window (drift), or when norms
+  exceed the threshold otherwise than a Pareto tail would (misfit, tested on
+  each norm before it enters the window); :func:`diagnostics.explain` puts it
+  in a sentence, and :func:`unless_rejected` makes a listener wait. On
+  independent Pareto norms FALSE
+
+  Under `optax.MultiSteps` it sees one norm per real step only if it is inside.
 
   Args:
     window_size: W, how many norms the estimate rests on (static).
@@ -99,6 +115,13 @@ def track_tail_index(
   if estimator is None:
     estimator = streaming.windowed_hill(window_size, k)
 
+  def each(function, *args):
+    """Maps over groups; a single group keeps its lax.cond a branch."""
+    if per_layer:
+      return jax.vmap(function)(*args)
+    one = function(*jax.tree.map(lambda x: x[0], args))
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], one)
+
   def init_fn(params):
     groups = len(jax.tree.leaves(params)) if per_layer else 1
 
@@ -108,6 +131,8 @@ def track_tail_index(
     return TrackTailIndexState(
       tail_index=zeros([groups], jnp.float32),
       tail_index_interval=zeros([groups, 2], jnp.float32),
+      tail_model_statistics=zeros([groups, 2], jnp.float32),
+      tail_model_rejected=zeros([groups], jnp.bool),
       update_norm=zeros([groups], jnp.float32),
       nonfinite_count=zeros([groups], jnp.int32),
       estimator_state=jax.tree.map(
@@ -120,8 +145,10 @@ def track_tail_index(
     r = norms.norms(updates, per_layer)
     if r.size == 0:  # a tree without leaves, per layer: nothing to measure
       return updates, state
-    estimator_state = jax.vmap(estimator.update)(state.estimator_state, r)
-    tail_index, interval = jax.vmap(estimator.estimate)(estimator_state)
+    estimator_state = each(estimator.update, state.estimator_state, r)
+    estimate = each(estimator.estimate, estimator_state)
+    statistics = jnp.stack([estimate.drift, estimate.misfit], axis=1)
+    rejected = jnp.any(jnp.abs(statistics) > _REJECTION, axis=1)
 
     def spread(values):
       return norms.spread(values, updates, per_layer)
@@ -129,12 +156,19 @@ def track_tail_index(
     def where(condition, new, old):
       return jax.tree.map(jnp.where, spread(condition), new, old)
 
-    known, finite = jnp.isfinite(tail_index), jnp.isfinite(r)
+    known, finite = jnp.isfinite(estimate.tail_index), jnp.isfinite(r)
+    known_pair = known[:, None]
     count = jax.tree.map(optax.safe_increment, state.nonfinite_count)
     return updates, TrackTailIndexState(
-      tail_index=where(known, spread(tail_index), state.tail_index),
+      tail_index=where(known, spread(estimate.tail_index), state.tail_index),
       tail_index_interval=where(
-        known[:, None], spread(interval), state.tail_index_interval
+        known_pair, spread(estimate.interval), state.tail_index_interval
+      ),
+      tail_model_statistics=where(
+        known_pair, spread(statistics), state.tail_model_statistics
+      ),
+      tail_model_rejected=where(
+        known, spread(rejected), state.tail_model_rejected
       ),
       update_norm=where(finite, spread(r), state.update_norm),
       nonfinite_count=where(finite, state.nonfinite_count, count),

@@ -45,6 +45,8 @@ STATIC = ("window_size", "k")
 MEASURED = (
   "tail_index",
   "tail_index_interval",
+  "tail_model_statistics",
+  "tail_model_rejected",
   "update_norm",
   "nonfinite_count",
 )
@@ -109,6 +111,14 @@ CASES = [
     extra_args={"tail_index": 1.3},
     readings=("rate_scale",),
   ),
+  Case(
+    "unless_rejected",
+    htga_optax.unless_rejected,
+    {"listener": htga_optax.scale_by_tail_index()},
+    extra_args={"tail_index": 1.3, "tail_model_rejected": False},
+    readings=("rate_scale",),
+    static_args=("listener",),
+  ),
   Case("relay", relay_of_two_listeners, readings=(*MEASURED, "amplification")),
   Case(
     "scale_by_htga",
@@ -120,7 +130,13 @@ CASES = [
   Case(
     "scale_by_htga_per_layer",
     htga_optax.scale_by_htga,
-    SIZES | {"per_layer": True, "response": "ratio", "tau": 2.0},
+    SIZES
+    | {
+      "per_layer": True,
+      "response": "ratio",
+      "tau": 2.0,
+      "unless_rejected": True,
+    },
     readings=(*MEASURED, "amplification"),
     static_args=STATIC,
   ),
@@ -134,7 +150,13 @@ CASES = [
   Case(
     "tail_index_sgd",
     htga_optax.tail_index_sgd,
-    SIZES | {"learning_rate": 0.1, "momentum": 0.9, "nesterov": True},
+    SIZES
+    | {
+      "learning_rate": 0.1,
+      "momentum": 0.9,
+      "nesterov": True,
+      "unless_rejected": True,
+    },
     readings=(*MEASURED, "rate_scale"),
     static_args=STATIC,
   ),

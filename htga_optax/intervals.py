@@ -1,0 +1,278 @@
+r"""What makes the interval of a tail index hold on a series in order of time.
+
+Hill's estimate is k divided by the sum of the log-excesses y_i, so that to
+first order its error is a mean over time,
+
+    alpha/alpha_hat - 1 = (1/k) sum_t psi_t,    psi = (alpha y - 1) 1{y > 0},
+
+whose variance is D/k on a stationary series, with the inflation
+
+    D = 1 + 2 sum_h (1 - h/W) corr(psi_0, psi_h).
+
+Correlations of psi cannot be read from a window in which k values are above
+the threshold. Those of the normal scores g (the standard normal quantiles at
+the ranks) can: they use all W values, and a Gaussian copula with correlation
+rho_h between g_0 and g_h gives, by Mehler's formula with the Hermite
+polynomials He_j,
+
+    corr(psi_0, psi_h) = C(rho_h) = sum_(j>=1) c_j^2 rho_h^j,
+    c_j^2 = E[psi He_j(g)]^2 / (j! E[psi^2]).
+
+C is convex, since a tail forgets sooner than the series does: C(0.5) is 0.10 at
+k/W = 10 percent. So noise in the rho_h of an independent series hardly widens
+its interval, and D comes out of W = 256 values (derived for this package; the
+figures are those of `benchmarks/coverage.py`).
+
+The same sums tell a tail from a trend: where the k largest values lie early or
+late in the window, more than their dependence allows, they come from a level
+that has changed.
+"""
+
+import functools
+import math
+import statistics
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import numpy as np
+
+from htga_optax import estimators, order_statistics
+
+_CLASSES = 32  # of rank, which stand for the ranks
+_LAGS = 12  # which stand for all lags
+_POINTS = 65  # of the table of C
+_NORMAL = statistics.NormalDist()
+
+
+class Series(NamedTuple):
+  """What the order of a window's values tells about its tail.
+
+  Attributes:
+    inflation: D, how much larger the variance of log(tail_index) is than on
+      independent values, float32 [], at least 1; k/D is the effective k.
+    bias: the factor that takes out the bias of second order, float32 [].
+    drift: how far the k largest values lie from the middle of the window, in
+      standard deviations, float32 []; negative when they are early.
+  """
+
+  inflation: jax.Array
+  bias: jax.Array
+  drift: jax.Array
+
+
+def examine(window: order_statistics.SortedWindow, k: int) -> Series:
+  r"""Dependence, bias and drift of a full window.
+
+  The inflation D is the sum of the module's head, over the lags before the
+  first at which the autocorrelation of the normal scores is not positive, cut
+  at W/4 (Geyer's initial sequence, monotone). The bias takes the tail for
+  :math:`C x^{-\alpha}(1 + D x^{-\alpha})`, Hall's class with
+  :math:`\rho=-1`, and its :math:`\beta` from the W/2 largest values:
+
+  .. math::
+    \hat\alpha' = \hat\alpha \Bigl(1 - \tfrac12\hat\beta\,\tfrac kW\Bigr)^{-1}
+
+  It has the right sign on Student's laws and the wrong one on stable laws, so
+  that it widens the interval here and does not move it. The drift is the mean
+  place of the k largest values over its standard deviation,
+
+  .. math::
+    z = \frac{\sum_{t: x_t > X_{(k+1)}} (t - \bar t)}
+      {\sqrt{D_1\, k (1 - k/W)\,\operatorname{var} t}}
+
+  with the inflation :math:`D_1` of the indicator, from scores without their
+  linear trend (which would hide a trend behind the dependence it makes).
+
+  Args:
+    window: the values, all slots filled.
+    k: how many are the tail (static).
+
+  Returns:
+    The three numbers; where all values are equal 1, 1 and 0.
+
+  Examples:
+    >>> import numpy as np
+    >>> from htga_optax import intervals, order_statistics
+    >>> x = np.random.default_rng(0).chisquare(1000, size=256) ** 0.5
+    >>> x[:13] *= 2  # a warm-up: a light tail that Hill reads as 2.9
+    >>> series = intervals.examine(order_statistics.sorted_window(x), k=25)
+    >>> print(f"drift {series.drift:.1f}")
+    drift -3.2
+  """
+  arrivals, ascending = window
+  n = arrivals.size
+  scores = _normal_scores(arrivals, ascending)
+  time = (jnp.arange(n) - (n - 1) / 2) * math.sqrt(12 / max(n**2 - 1, 1))
+  detrended = scores - jnp.mean(scores * time) * time
+  inflation, spread = _inflations(jnp.stack([scores, detrended]), k)
+
+  early_or_late = arrivals > ascending[-(k + 1)]
+  count = jnp.sum(early_or_late)
+  drift = jnp.sum(jnp.where(early_or_late, time, 0.0))
+  variance = spread * count * (1 - count / n)
+  return Series(
+    inflation=inflation,
+    bias=_bias(ascending, k),
+    drift=drift * lax.rsqrt(jnp.maximum(variance, 1e-6)),
+  )
+
+
+def interval(
+  tail_index: ArrayLike, k: int, series: Series, level: float = 0.95
+) -> jax.Array:
+  r"""The interval of :func:`estimators.hill` on a series.
+
+  That of independent values with the effective size k/D, which spans the
+  estimate and the one without its bias of second order. Coverage of the
+  nominal 95 percent, and the median of upper over lower end, with W = 256 and
+  k = 25 (2,000 windows; `benchmarks/coverage.py` makes the table):
+
+  COVERAGE
+
+  A window much shorter than the dependence, an AR(0.97) say, shows too little
+  of it, and what no window of 256 shows is where a law becomes its tail: stable
+  laws with alpha near 2 read as light.
+
+  Args:
+    tail_index: Hill's estimate, [].
+    k: the order statistics it came from (static).
+    series: what :func:`examine` says of the window.
+    level: the nominal coverage (static), in (0, 1).
+
+  Returns:
+    Lower and upper end, float32 [2].
+
+  Raises:
+    ValueError: level outside (0, 1).
+  """
+  both = jnp.stack([jnp.ones_like(series.bias), series.bias])
+  tail_index = jnp.asarray(tail_index, jnp.float32)
+  ends = estimators.hill_interval(
+    tail_index * both, k / series.inflation, level
+  )
+  return jnp.stack([jnp.min(ends), jnp.max(ends)])
+
+
+def hill_interval(x: ArrayLike, k: int, level: float = 0.95) -> jax.Array:
+  """The interval of `estimators.hill(x, k)` for a series in order of time.
+
+  Args:
+    x: the series, [n], positive, in order of time.
+    k: how many order statistics lie above the threshold (static).
+    level: the nominal coverage (static), in (0, 1).
+
+  Returns:
+    Lower and upper end, float32 [2]; nan where the estimate is nan.
+
+  Raises:
+    ValueError: `x` is not one-dimensional, k is not in [1, n - 1], or level is
+      outside (0, 1).
+
+  Examples:
+    >>> import numpy as np
+    >>> from htga_optax import estimators, intervals
+    >>> x = np.random.default_rng(0).pareto(1.5, size=256) + 1
+    >>> print(intervals.hill_interval(x, k=25).round(1))
+    [0.9 2. ]
+    >>> clustered = np.repeat(x[:64], 4)  # each value four times in a row
+    >>> print(intervals.hill_interval(clustered, k=25).round(1))
+    [0.5 4. ]
+  """
+  window = order_statistics.sorted_window(x)
+  tail_index = estimators.hill(window.arrivals, k)
+  return interval(tail_index, k, examine(window, k), level)
+
+
+def _normal_scores(arrivals: jax.Array, ascending: jax.Array) -> jax.Array:
+  """Standard normal quantiles at the ranks, in classes, of mean 0: [W]."""
+  n = arrivals.size
+  classes = min(n, _CLASSES)
+  first = np.arange(classes) * n // classes  # of each class
+  quantiles = [_NORMAL.inv_cdf((i + 0.5) / n) for i in range(n)]
+  levels = np.add.reduceat(quantiles, first) / np.diff(first, append=n)
+  steps = jnp.asarray(np.diff(levels), jnp.float32)
+  reached = arrivals[:, None] >= ascending[first[1:]]
+  scores = jnp.sum(jnp.where(reached, steps, 0.0), axis=1)
+  return scores - jnp.mean(scores)
+
+
+def _inflations(scores: jax.Array, k: int) -> jax.Array:
+  """1 + 2 sum_h (1 - h/W) C(rho_h) of two series of scores [2, W]: [2].
+
+  For the first C is that of the excess psi, for the second of the indicator.
+  """
+  n = scores.shape[1]
+  lags, weights = _lags(n)
+  later = jnp.arange(n) + lags[:, None]
+  shifted = jnp.where(later < n, scores[:, jnp.minimum(later, n - 1)], 0.0)
+  power = jnp.sum(scores**2, axis=1, keepdims=True)
+  rho = jnp.sum(scores[:, None] * shifted, axis=2)
+  rho = jnp.clip(rho / jnp.where(power > 0, power, 1.0), 0.0, 1.0)
+  rho = lax.cummin(rho, axis=1)  # after a zero, zeros
+  # C between the points of its table, which are even in sqrt(1 - rho).
+  place = (_POINTS - 1) * (1 - jnp.sqrt(1 - rho))
+  hats = jnp.maximum(1 - jnp.abs(place[..., None] - jnp.arange(_POINTS)), 0.0)
+  tables = jnp.float32([_table(k / n, True), _table(k / n, False)])
+  correlations = jnp.sum(hats * tables[:, None], axis=2)
+  return 1 + 2 * jnp.sum(jnp.float32(weights) * correlations, axis=1)
+
+
+def _bias(ascending: jax.Array, k: int) -> jax.Array:
+  """1/(1 - beta k/(2W)), with beta from the W/2 largest values."""
+  n = ascending.size
+  size = n // 2
+  if size <= k:
+    return jnp.ones([], jnp.float32)
+  tail = ascending[::-1][: size + 1]
+  logs = jnp.log(jnp.maximum(tail, 1e-37))
+  spacings = np.arange(1, size + 1, dtype=np.float32) * (logs[:-1] - logs[1:])
+  weights = np.arange(1, size + 1, dtype=np.float32) / size
+  d = float(np.mean(weights))
+  d0, d1, d2 = (jnp.mean(weights**j * spacings) for j in range(3))
+  below = d * d1 - d2
+  usable = below != 0
+  beta = n / size * (d * d0 - d1) / jnp.where(usable, below, 1.0)
+  beta = jnp.where(usable, jnp.clip(beta, -2.0, 2.0), 0.0)
+  return 1 / (1 - beta * k / (2 * n))
+
+
+@functools.lru_cache
+def _lags(n: int) -> tuple[np.ndarray, np.ndarray]:
+  """Lags up to n/4, and how many lags (1 - h/n) each stands for."""
+  longest = max(n // 4, 1)
+  lags = np.unique(np.geomspace(1, longest, min(_LAGS, longest)).round())
+  # Between two lags, C is taken as linear in h.
+  every = np.arange(1, longest + 1)
+  hats = np.stack([np.interp(every, lags, one) for one in np.eye(len(lags))])
+  return lags.astype(int), hats @ (1 - every / n)
+
+
+@functools.lru_cache
+def _table(p: float, is_excess: bool) -> np.ndarray:
+  """C of the excess, or of the indicator, over the p largest values: [points].
+
+  Integrals over the tail by Gauss-Legendre, up to 9 standard deviations, where
+  psi is smooth. (The Hermite polynomials integrate to 0, so that only the part
+  of the indicator above the threshold counts.)
+  """
+  threshold = _NORMAL.inv_cdf(1 - p)
+  nodes, weights = np.polynomial.legendre.leggauss(400)
+  half = (9 - threshold) / 2
+  g = threshold + half * (nodes + 1)
+  weights = weights * half * np.exp(-(g**2) / 2) / math.sqrt(2 * math.pi)
+  psi, variance = np.ones_like(g), p * (1 - p)
+  if is_excess:
+    survival = np.array([math.erfc(v / math.sqrt(2)) / 2 for v in g])
+    psi, variance = np.log(p / survival) - 1, p
+  squares = []
+  before, hermite = np.ones_like(g), g  # He_j/sqrt(j!)
+  for j in range(1, 200):
+    squares.append(np.sum(weights * psi * hermite) ** 2 / variance)
+    root = math.sqrt(j + 1)
+    before, hermite = hermite, (g * hermite - math.sqrt(j) * before) / root
+  squares[-1] += max(1 - sum(squares), 0.0)  # so that C(1) = 1
+  rho = 1 - np.linspace(1, 0, _POINTS) ** 2
+  return np.polynomial.Polynomial([0.0, *squares])(rho)
