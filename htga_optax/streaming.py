@@ -43,7 +43,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
   There is no estimate before the window is full. A part of a window would have
   either a larger fraction k/n above the threshold, which reads the body of the
   law as a heavy tail, or a smaller k, which is mostly noise; waiting, every
-  estimate rests on the same W and k.
+  estimate rests on the same W and k. (heavytails reads from k + 1 values on.)
 
   Args:
     window_size: W, how many values the estimate rests on (static). A short
