@@ -59,6 +59,18 @@ def heavytails_window(window_size, k):
   return run
 
 
+def partitioned_window(window_size, k):
+  """NumPy on the host: the window is a slice, partitioned in each step."""
+
+  def run():
+    for end in range(window_size, STEPS + 1):
+      window = NORMS[end - window_size : end]
+      tail = np.partition(window, window_size - k - 1)[window_size - k - 1 :]
+      k / np.sum(np.log(tail / tail[0]))
+
+  return run
+
+
 @pytest.mark.parametrize(
   "window_size, k, most, most_ratio",
   [
@@ -89,6 +101,17 @@ def test_windowed_hill_over_heavytails(race, window_size, k):
     windowed_hill(window_size, k),
     heavytails_window(window_size, k),
     rounds=5,
+    unit="us",
+    per=STEPS,
+  )
+
+
+def test_windowed_hill_over_partition(race):
+  race(
+    "a step of windowed Hill, W=256, k=16, over `numpy.partition`",
+    windowed_hill(256, 16),
+    partitioned_window(256, 16),
+    rounds=10,
     unit="us",
     per=STEPS,
   )

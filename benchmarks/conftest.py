@@ -83,7 +83,8 @@ def machine():
     "" if devices[0].platform == "cpu" else f", {devices[0].device_kind}"
   )
 
-  packages = ("jax", "jaxlib", "optax", "heavytails")
+  packages = ("jax", "jaxlib", "optax", "numpy", "scipy")
+  packages += ("heavytails", "powerlaw")
   versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
   return (
     f"{cpu}, {os.cpu_count()} cores{accelerator}; Python"

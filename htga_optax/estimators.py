@@ -5,11 +5,12 @@ complementary distribution function,
 
     P(X > x) ~ x^-alpha,    small alpha = heavy tail,
 
-so that E X^p is finite for p < alpha only. (Extreme-value texts use
-xi = 1/alpha; the exponent of the density is alpha + 1.) With the order
-statistics X_(1) >= X_(2) >= ... an estimator reads the k largest values above
-the threshold X_(k+1), where the law is taken to be a Pareto law: the excesses
-log(X_(i)/X_(k+1)) are then exponential with mean 1/alpha.
+so that E X^p is finite for p < alpha only. (Extreme-value texts, heavytails
+and SciPy's genpareto use xi = 1/alpha; the exponent of the density, which is
+powerlaw's alpha, is alpha + 1.) With the order statistics X_(1) >= X_(2) >= ...
+an estimator reads the k largest values above the threshold X_(k+1), where the
+law is taken to be a Pareto law: the excesses log(X_(i)/X_(k+1)) are then
+exponential with mean 1/alpha.
 
 Others fit the law of extremes, in which xi <= 0 is a tail that no power
 bounds from below: its index is +inf, and trackers, which hear finite values
@@ -21,7 +22,8 @@ sizes; it runs in float32, under jit, vmap and grad, and returns nan where the
 sample says nothing about a tail. Beside it stands its standard error: a
 function of the tail index, positive, [...], and the static sizes, that returns
 float32 [...]. All are asymptotic, for independent values, and turned from xi to
-alpha by sd(alpha) = alpha^2 sd(xi): good where that is small beside alpha.
+alpha by sd(alpha) = alpha^2 sd(xi): good where that is small beside alpha, and
+within 10 percent up to an eighth of it (measured on the estimator's own law).
 """
 
 import math
@@ -72,6 +74,10 @@ def hill(x: ArrayLike, k: int) -> jax.Array:
   with :math:`\alpha=1.8`, at k/n of 2.5 to 5 percent, 2.4 to 2.7. A light tail
   has no index and reads large, a trend in the sample reads as a tail: an
   estimate is no proof of a power law.
+
+  heavytails gives its inverse, and ``scipy.stats.pareto.fit`` over the
+  threshold the same; powerlaw counts the threshold too, and its alpha - 1 is
+  larger by (k + 1)/k.
 
   Args:
     x: the sample, [n]; the k + 1 largest values must be positive and finite.
@@ -382,7 +388,9 @@ def generalized_pareto_fit(
     \hat\xi = \xi(\hat\theta), \quad \hat\sigma = -\hat\xi/\hat\theta
 
   with m = 30 + floor(sqrt(k)), as Pareto-smoothed importance sampling takes
-  it (the paper: 20), but without its prior that draws xi to 1/2.
+  it (the paper: 20), but without its prior that draws xi to 1/2. The maximum,
+  which ``scipy.stats.genpareto.fit`` and heavytails search for, is mostly
+  within a quarter of a standard error of it.
 
   Args:
     excesses: what the values exceed the threshold by, [k], in any order.
@@ -551,19 +559,47 @@ def block_log_moment(x: ArrayLike, block_size: int) -> jax.Array:
 def block_log_moment_standard_error(
   tail_index: ArrayLike, n: int, block_size: int = 8
 ) -> jax.Array:
-  r"""Standard error of :func:`block_log_moment` (stated).
+  r"""Standard error of :func:`block_log_moment` (derived here).
 
   .. math::
-    \frac{\alpha^2}{\log K} \sqrt{\frac{\pi^2 K}{n}
-      \Bigl(\frac{1}{12} + \frac{1}{6\alpha^2}\Bigr)}
+    \frac{\alpha^2}{\log K} \sqrt{\frac{K}{n}
+      \Bigl(\Bigl(1 + \frac1K\Bigr) v - 2c\Bigr)}, \qquad
+    v = \pi^2 \Bigl(\frac{1}{12} + \frac{1}{6\alpha^2}\Bigr)
 
-  It leaves out the values' own mean, and so is good within 20 percent only
-  (measured at K = 8, alpha from 0.5 to 1.95).
+  v is the variance of :math:`\log|X_j|` and of :math:`\log|Y_i|`, and c their
+  covariance for an X_j in the sum Y_i. As :math:`\log|x|` is a constant and
+  :math:`\int_0^\infty (1_{t<1} - \cos tx) \, dt/t`, c comes from the
+  characteristic function of the pair; of the two integrals one is Frullani's:
+
+  .. math::
+    c = \frac1\alpha \int_0^\infty \log \frac{K + u^\alpha}
+      {\sqrt{(K - 1 + |1 + u|^\alpha)(K - 1 + |1 - u|^\alpha)}} \frac{du}{u}
+
+  It is taken at 64 points, to 1e-4 of the error up to an index of 3. That of
+  :math:`1/\hat\alpha` is exact for every n that K divides.
   """
   checks.check_number("block_size", block_size, lambda v: v > 1, "be above 1")
   a = jnp.asarray(tail_index, jnp.float32)
-  factor = math.pi * math.sqrt(block_size) / math.log(block_size)
-  return _over_root(factor * a * jnp.sqrt(a**2 / 12 + 1 / 6), n, "n")
+  # u^a = e^w over 12 e-foldings either side, and w = s^3, since the integrand
+  # has a cusp at u = 1.
+  low, high = np.cbrt([-12, 12 + math.log(block_size)])
+  step = (high - low) / 64
+  s = low + step * (np.arange(64) + 0.5)
+  w = s**3
+
+  def log_of_rest(sign):  # log(K - 1 + |1 + sign u|^a)
+    log_ratio = jnp.log1p(sign * jnp.exp(-np.abs(w) / a[..., None]))
+    power = jnp.exp(np.maximum(w, 0) + a[..., None] * log_ratio)
+    return jnp.log(block_size - 1 + power)
+
+  rest = (log_of_rest(1) + log_of_rest(-1)) / 2
+  integrand = np.log(block_size + np.exp(w)) - rest
+  # Times a^2, as is the variance.
+  covariance = jnp.sum(3 * step * s**2 * integrand, axis=-1)
+  variance = math.pi**2 * (a**2 / 12 + 1 / 6)
+  variance = (1 + 1 / block_size) * variance - 2 * covariance
+  factor = math.sqrt(block_size) / math.log(block_size)
+  return _over_root(factor * a * jnp.sqrt(variance), n, "n")
 
 
 def characteristic_function(x: ArrayLike) -> jax.Array:

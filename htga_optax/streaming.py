@@ -63,7 +63,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
   There is no estimate before the window is full. A part of a window would have
   either a larger fraction k/n above the threshold, which reads the body of the
   law as a heavy tail, or a smaller k, which is mostly noise; waiting, every
-  estimate rests on the same W and k.
+  estimate rests on the same W and k. (heavytails reads from k + 1 values on.)
 
   The interval is that of :func:`intervals.interval`, for dependent values; what
   the order of the values tells is looked at every W/16 values, since it changes

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from scipy import stats
+from scipy import integrate, stats
 
 import htga_optax
 from htga_optax import estimators
@@ -205,24 +205,6 @@ def test_generalized_pareto_fit_finds_shape_and_scale(xi):
   np.testing.assert_allclose(fits[1].mean(), 2.0, rtol=rtol)
 
 
-def test_they_agree_with_heavytails():
-  tail_index = pytest.importorskip("heavytails.tail_index")
-  for seed, alpha in enumerate((0.7, 1.5, 3.0)):
-    x = stats.pareto.rvs(alpha, size=2000, random_state=seed)
-    x = x.astype(np.float32)
-    theirs = {
-      "hill": tail_index.hill_estimator(x, 100),
-      "pickands": tail_index.pickands_estimator(x, 100),
-      "moment": tail_index.moment_estimator(x, 100)[0],
-    }
-    for name, xi in theirs.items():
-      np.testing.assert_allclose(read(name, x[None], 100), 1 / xi, rtol=1e-3)
-    # Theirs is the maximum of the likelihood, ours a mean over it.
-    xi = 1 / read("generalized_pareto", x[None], 100)[0]
-    error = (1 + 1 / alpha) / math.sqrt(100)
-    assert abs(xi - tail_index.gpd_mle_estimator(x, 100)) < 0.25 * error
-
-
 @pytest.mark.parametrize("n, k", [(256, 25), (1000, 250)])
 @pytest.mark.parametrize("name", TAIL)
 def test_tail_estimators_have_their_standard_error(name, n, k):
@@ -244,21 +226,71 @@ def test_tail_estimators_have_their_standard_error(name, n, k):
     assert np.all(np.isfinite(estimates))
 
 
+@pytest.mark.parametrize("alpha", [0.5, 1.5, 3.0])
+@pytest.mark.parametrize("name", TAIL)
+def test_tail_standard_errors_hold_within_ten_percent(name, alpha):
+  """On Pareto samples of 2048, k = 500, in xi, and in alpha where the error is
+  at most an eighth of it. 4000 replications give each within 1.1 %; four of
+  them leave 5 % for what is of order 1/k."""
+  x = stats.pareto.rvs(alpha, size=(4000, 2048), random_state=1)
+  estimates = read(name, x, 500)
+  error = standard_error(name, alpha, 500)
+  np.testing.assert_allclose((1 / estimates).std(), error / alpha**2, rtol=0.1)
+  if error < alpha / 8:
+    np.testing.assert_allclose(estimates.std(), error, rtol=0.1)
+
+
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 1.95])
 def test_stable_estimators_have_their_standard_error(alpha):
   """2000 replications give a standard deviation within 1.6 % and a mean within
   2.2 % of one; four of them allowed, and the bias of 1/alpha, of order 1/n.
-  The error of the block estimator is known within 20 %."""
+  The block estimator's is exact."""
   x = stable_sample(alpha, (2000, 1024))
-  for name, rtol in (
-    ("log_moment", 0.06),
-    ("block_log_moment", 0.2),
-    ("characteristic_function", 0.05),
+  for name, *sizes in (
+    ("log_moment",),
+    ("block_log_moment", 2),
+    ("block_log_moment", 8),
+    ("block_log_moment", 64),
+    ("characteristic_function",),
   ):
-    inverse = 1 / read(name, x, *arguments(name, None))
-    error = standard_error(name, alpha, 1024) / alpha**2
-    np.testing.assert_allclose(inverse.std(), error, rtol=rtol, err_msg=name)
+    inverse = 1 / read(name, x, *sizes)
+    error = standard_error(name, alpha, 1024, *sizes) / alpha**2
+    np.testing.assert_allclose(
+      inverse.std(), error, rtol=0.065, err_msg=f"{name} {sizes}"
+    )
     assert abs(inverse.mean() - 1 / alpha) < 0.15 * error, name
+
+
+@pytest.mark.parametrize("block_size", [2, 8, 64, 4096])
+def test_block_standard_error_is_a_variance_less_a_covariance(block_size):
+  """At 2 the covariance of log|X| and log|Y| is that of two normals; at 1 with
+  K = 2 it is half the variance; elsewhere it is SciPy's integral."""
+  K = block_size
+  alphas = np.array([0.3, 0.5, 1.0, 1.5, 1.95, 2.0])
+  v = np.pi**2 * (1 / 12 + 1 / (6 * alphas**2))
+
+  def integrand(w, a):  # over w = log(u^a)
+    ratios = [1 + s * math.exp(-abs(w) / a) for s in (1, -1)]
+    powers = [math.exp(max(w, 0)) * r**a for r in ratios]
+    rest = sum(math.log(K - 1 + p) for p in powers) / 2
+    return (math.log(K + math.exp(w)) - rest) / a**2
+
+  c = np.array(
+    [
+      sum(
+        integrate.quad(integrand, *ends, args=(a,))[0]
+        for ends in ((-40, 0), (0, math.log(K)), (math.log(K), 60))
+      )
+      for a in alphas
+    ]
+  )
+  np.testing.assert_allclose(c[-1], math.asin(K**-0.5) ** 2 / 2, rtol=1e-6)
+  if K == 2:
+    np.testing.assert_allclose(c[2], v[2] / 2, rtol=1e-6)
+  variance = (1 + 1 / K) * v - 2 * c
+  expected = alphas**2 * np.sqrt(variance * K / 4096) / math.log(K)
+  error = estimators.block_log_moment_standard_error(alphas, 4096, K)
+  np.testing.assert_allclose(error, expected, rtol=1e-4)
 
 
 def test_standard_errors_at_one():
@@ -275,8 +307,8 @@ def test_standard_errors_at_one():
     np.testing.assert_allclose(error, value / 4, rtol=1e-6)
   noise = standard_error("pickands", 1.5, 9) / standard_error("hill", 1.5, 9)
   np.testing.assert_allclose(noise, 3, rtol=0.02)
-  error = estimators.block_log_moment_standard_error(1.0, 64, 4)
-  np.testing.assert_allclose(error, math.pi / 8 / math.log(4), rtol=1e-6)
+  error = estimators.block_log_moment_standard_error(1.0, 64, 2)
+  np.testing.assert_allclose(error, math.pi / 16 / math.log(2), rtol=1e-4)
 
 
 def test_characteristic_function_is_the_least_noisy_and_clipped_at_two():
