@@ -23,7 +23,8 @@ class Case:
     name: the test's id.
     factory: makes the transformation.
     kwargs: with these arguments.
-    extra_args: readings to pass by hand to a listener on its own.
+    extra_args: readings to pass by hand to a listener on its own, or functions
+      from the updates to one.
     readings: fields that `optax.tree.get` must find exactly once.
     static_args: arguments that `optax.inject_hyperparams` must not trace.
   """
@@ -48,6 +49,9 @@ MEASURED = (
   "update_norm",
   "nonfinite_count",
 )
+
+# These pass on what is not finite; all others drop it.
+TRACKERS = (htga_optax.track_tail_index,)
 
 
 def relay_of_two_listeners(target=2.0, step_size=3.0):
@@ -139,6 +143,14 @@ CASES = [
     static_args=STATIC,
   ),
 ]
+
+
+def given(extra_args: dict[str, Any], updates: Any) -> dict[str, Any]:
+  """The extra arguments of one update."""
+  return {
+    name: value(updates) if callable(value) else value
+    for name, value in extra_args.items()
+  }
 
 
 def params() -> dict[str, Any]:
