@@ -11,12 +11,14 @@ Measure the tail index of the gradient inside the jitted step, and act on it:
 The folder is a ladder, and each rung a thin layer on the one below:
 
     estimators, order_statistics, norms     sample -> tail index
+    gradient_noise                          two batches' gradients -> noise
     streaming                               a sample that arrives step by step
     tracking, modulation, relay             transformations
     optimizers                              ready chains
 """
 
 from htga_optax import estimators as estimators
+from htga_optax import gradient_noise as gradient_noise
 from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics
 from htga_optax import streaming as streaming

@@ -13,6 +13,7 @@ PACKAGE = pathlib.Path(htga_optax.__file__).parent
 FLOORS = [
   {"checks"},
   {"estimators", "norms", "order_statistics"},
+  {"gradient_noise"},
   {"streaming"},
   {"tracking", "modulation", "relay"},
   {"optimizers"},
