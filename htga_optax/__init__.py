@@ -33,6 +33,10 @@ from htga_optax.optimizers import scale_by_htga as scale_by_htga
 from htga_optax.optimizers import tail_index_sgd as tail_index_sgd
 from htga_optax.relay import relay as relay
 from htga_optax.relay import RelayState as RelayState
+from htga_optax.tracking import track_gradient_noise as track_gradient_noise
+from htga_optax.tracking import (
+  TrackGradientNoiseState as TrackGradientNoiseState,
+)
 from htga_optax.tracking import track_tail_index as track_tail_index
 from htga_optax.tracking import TrackTailIndexState as TrackTailIndexState
 

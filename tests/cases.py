@@ -51,7 +51,7 @@ MEASURED = (
 )
 
 # These pass on what is not finite; all others drop it.
-TRACKERS = (htga_optax.track_tail_index,)
+TRACKERS = (htga_optax.track_tail_index, htga_optax.track_gradient_noise)
 
 
 def relay_of_two_listeners(target=2.0, step_size=3.0):
@@ -78,6 +78,20 @@ CASES = [
     SIZES | {"per_layer": True},
     readings=MEASURED,
     static_args=STATIC,
+  ),
+  Case(
+    "track_gradient_noise",
+    htga_optax.track_gradient_noise,
+    {"batch_size": 32, "decay": 0.5},
+    extra_args={
+      "other_updates": lambda updates: jax.tree.map(lambda x: 0.5 * x, updates)
+    },
+    readings=(
+      "gradient_noise_scale",
+      "noise_norm",
+      "covariance_trace",
+      "squared_gradient_norm",
+    ),
   ),
   Case(
     "amplify",

@@ -138,6 +138,27 @@ def gradient_moments(a, b, n_a, n_b, n_ab):
   return trace, product - trace * n_ab / (n_a * n_b)
 
 
+class NoiseTracker:
+  """Weighted means of the moments of all steps that were finite."""
+
+  def __init__(self, n_a, n_b, n_ab, decay):
+    self.sizes, self.decay = (n_a, n_b, n_ab), decay
+    self.steps, self.noise_norm = [], 0.0
+
+  def update(self, a, b):
+    if np.all(np.isfinite([a, b])):
+      trace, square = gradient_moments(a, b, *self.sizes)
+      self.steps.append((trace, square))
+      self.noise_norm = math.sqrt(trace / self.sizes[0])
+    weights = [self.decay**i for i in range(len(self.steps))][::-1]
+    mean = [
+      sum(w * step[i] for w, step in zip(weights, self.steps))
+      / (sum(weights) or 1.0)
+      for i in range(2)
+    ]
+    return (mean[0] / mean[1] if mean[1] > 0 else 0.0), *mean
+
+
 def sigmoid_exponent(tail_index, target, beta, gamma_min, gamma_max):
   s = 1 / (1 + math.exp(-beta * (target - tail_index)))
   return gamma_max * s + gamma_min * (1 - s)
