@@ -23,7 +23,8 @@ class Case:
     name: the test's id.
     factory: makes the transformation.
     kwargs: with these arguments.
-    extra_args: readings to pass by hand to a listener on its own.
+    extra_args: readings to pass by hand to a listener on its own, or functions
+      from the updates to one.
     readings: fields that `optax.tree.get` must find exactly once.
     static_args: arguments that `optax.inject_hyperparams` must not trace.
   """
@@ -51,6 +52,9 @@ MEASURED = (
   "nonfinite_count",
 )
 
+# These pass on what is not finite; all others drop it.
+TRACKERS = (htga_optax.track_tail_index, htga_optax.track_gradient_noise)
+
 
 def relay_of_two_listeners(target=2.0, step_size=3.0):
   """Two listeners on one tracker, and a transformation of optax's."""
@@ -76,6 +80,20 @@ CASES = [
     SIZES | {"per_layer": True},
     readings=MEASURED,
     static_args=STATIC,
+  ),
+  Case(
+    "track_gradient_noise",
+    htga_optax.track_gradient_noise,
+    {"batch_size": 32, "decay": 0.5},
+    extra_args={
+      "other_updates": lambda updates: jax.tree.map(lambda x: 0.5 * x, updates)
+    },
+    readings=(
+      "gradient_noise_scale",
+      "noise_norm",
+      "covariance_trace",
+      "squared_gradient_norm",
+    ),
   ),
   Case(
     "amplify",
@@ -161,6 +179,14 @@ CASES = [
     static_args=STATIC,
   ),
 ]
+
+
+def given(extra_args: dict[str, Any], updates: Any) -> dict[str, Any]:
+  """The extra arguments of one update."""
+  return {
+    name: value(updates) if callable(value) else value
+    for name, value in extra_args.items()
+  }
 
 
 def params() -> dict[str, Any]:

@@ -64,6 +64,21 @@ def generalized_pareto(x, k):
   return inverse(generalized_pareto_fit([v - x[k] for v in x[:k]])[0])
 
 
+def pareto_k_diagnostic(x, k=None):
+  """Pareto k, its threshold, the verdict, the size that would be enough."""
+  n = len(x)
+  if k is None:
+    k = math.ceil(min(0.2 * n, 3 * math.sqrt(n)))
+  xi = 1 / generalized_pareto(x, k)
+  threshold = min(1 - 1 / math.log10(n), 0.7)
+  return (
+    xi,
+    threshold,
+    xi < threshold,
+    10 ** (1 / (1 - xi)) if xi < 1 else math.inf,
+  )
+
+
 def log_moment(x):
   """From the variance of log|x|."""
   logs = [math.log(abs(v)) for v in map(float, x)]
@@ -113,6 +128,35 @@ class Tracker:
       if top[0] > 0 and top[0] < top[-1]:
         self.tail_index = hill(self.norms, self.k)
     return self.tail_index
+
+
+def gradient_moments(a, b, n_a, n_b, n_ab):
+  """tr(Sigma) and |G|^2 from the mean gradients of two batches, as lists."""
+  difference = sum(abs(x - y) ** 2 for x, y in zip(a, b))
+  product = sum((np.conj(x) * y).real for x, y in zip(a, b))
+  trace = difference / (1 / n_a + 1 / n_b - 2 * n_ab / (n_a * n_b))
+  return trace, product - trace * n_ab / (n_a * n_b)
+
+
+class NoiseTracker:
+  """Weighted means of the moments of all steps that were finite."""
+
+  def __init__(self, n_a, n_b, n_ab, decay):
+    self.sizes, self.decay = (n_a, n_b, n_ab), decay
+    self.steps, self.noise_norm = [], 0.0
+
+  def update(self, a, b):
+    if np.all(np.isfinite([a, b])):
+      trace, square = gradient_moments(a, b, *self.sizes)
+      self.steps.append((trace, square))
+      self.noise_norm = math.sqrt(trace / self.sizes[0])
+    weights = [self.decay**i for i in range(len(self.steps))][::-1]
+    mean = [
+      sum(w * step[i] for w, step in zip(weights, self.steps))
+      / (sum(weights) or 1.0)
+      for i in range(2)
+    ]
+    return (mean[0] / mean[1] if mean[1] > 0 else 0.0), *mean
 
 
 def sigmoid_exponent(tail_index, target, beta, gamma_min, gamma_max):
