@@ -14,7 +14,7 @@ The folder is a ladder, and each rung a thin layer on the one below:
     intervals                               a sample in order of time
     gradient_noise                          two batches' gradients -> noise
     streaming                               a sample that arrives step by step
-    tracking, modulation, relay             transformations
+    tracking, modulation, clipping, relay   transformations
     optimizers                              ready chains
 """
 
@@ -25,6 +25,10 @@ from htga_optax import intervals as intervals
 from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics
 from htga_optax import streaming as streaming
+from htga_optax.clipping import clip_by_tail_quantile as clip_by_tail_quantile
+from htga_optax.clipping import (
+  ClipByTailQuantileState as ClipByTailQuantileState,
+)
 from htga_optax.modulation import amplify as amplify
 from htga_optax.modulation import AmplifyState as AmplifyState
 from htga_optax.modulation import ratio_exponent as ratio_exponent

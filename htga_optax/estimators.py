@@ -443,6 +443,36 @@ def generalized_pareto_fit(
   return jnp.where(usable, xi, jnp.nan), jnp.where(usable, sigma, jnp.nan)
 
 
+def generalized_pareto_isf(
+  q: ArrayLike, xi: ArrayLike, sigma: ArrayLike
+) -> jax.Array:
+  r"""What a generalized Pareto excess exceeds with probability q.
+
+  .. math:: y = \frac{\sigma}{\xi} (q^{-\xi} - 1), \qquad
+    y = -\sigma \log q \text{ at } \xi = 0
+
+  With xi and sigma of the k excesses over :math:`X_{(k+1)}` of n values,
+  :math:`X_{(k+1)} + y(np/k)` estimates the 1 - p quantile of the values.
+
+  Args:
+    q: the probability, in (0, 1].
+    xi: the shape, as of :func:`generalized_pareto_fit`.
+    sigma: the scale.
+
+  Returns:
+    The excess, float32, of the shape that the arguments have together.
+
+  Examples:
+    >>> from htga_optax import estimators
+    >>> print(estimators.generalized_pareto_isf(0.01, xi=0.5, sigma=2.0))
+    36.0
+  """
+  q, xi, sigma = (jnp.asarray(v, jnp.float32) for v in (q, xi, sigma))
+  depth, near_zero = -jnp.log(q), jnp.abs(xi) < 1e-6
+  safe = jnp.where(near_zero, 1.0, xi)
+  return sigma * jnp.where(near_zero, depth, jnp.expm1(safe * depth) / safe)
+
+
 def log_moment(x: ArrayLike) -> jax.Array:
   r"""Index of a symmetric stable law by the variance of its logarithm.
 

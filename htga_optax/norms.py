@@ -18,6 +18,7 @@ transformation; `spread` gives them the shape that users see, a number or a
 tree of numbers.
 """
 
+from collections.abc import Callable
 import functools
 import operator
 from typing import Any
@@ -176,3 +177,23 @@ def _scale_leaf(x: jax.Array, factor: jax.Array) -> jax.Array:
     largest = jnp.finfo(x.dtype).max.astype(wide)
     y = jnp.clip(y, -largest, largest)
   return y.astype(x.dtype)
+
+
+def each(function: Callable[..., Any], per_layer: bool, *args: Any) -> Any:
+  """Maps a function over groups, the leading axis of every array in `args`.
+
+  A single group is not mapped: `jax.vmap` would turn a `lax.cond` in the
+  function, which is there to save time, into both of its branches.
+
+  Args:
+    function: of arrays without that axis.
+    per_layer: whether there is a group a leaf, or one.
+    *args: trees of arrays [groups, ...].
+
+  Returns:
+    What the function returns, arrays [groups, ...].
+  """
+  if per_layer:
+    return jax.vmap(function)(*args)
+  one = function(*jax.tree.map(lambda x: x[0], args))
+  return jax.tree.map(lambda x: jnp.asarray(x)[None], one)

@@ -116,13 +116,6 @@ def track_tail_index(
   if estimator is None:
     estimator = streaming.windowed_hill(window_size, k)
 
-  def each(function, *args):
-    """Maps over groups; a single group keeps its lax.cond a branch."""
-    if per_layer:
-      return jax.vmap(function)(*args)
-    one = function(*jax.tree.map(lambda x: x[0], args))
-    return jax.tree.map(lambda x: jnp.asarray(x)[None], one)
-
   def init_fn(params):
     groups = len(jax.tree.leaves(params)) if per_layer else 1
 
@@ -146,8 +139,10 @@ def track_tail_index(
     r = norms.norms(updates, per_layer)
     if r.size == 0:  # a tree without leaves, per layer: nothing to measure
       return updates, state
-    estimator_state = each(estimator.update, state.estimator_state, r)
-    estimate = each(estimator.estimate, estimator_state)
+    estimator_state = norms.each(
+      estimator.update, per_layer, state.estimator_state, r
+    )
+    estimate = norms.each(estimator.estimate, per_layer, estimator_state)
     statistics = jnp.stack([estimate.drift, estimate.misfit], axis=1)
     rejected = jnp.any(jnp.abs(statistics) > _REJECTION, axis=1)
 

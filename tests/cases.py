@@ -130,6 +130,20 @@ CASES = [
     readings=("rate_scale",),
   ),
   Case(
+    "clip_by_tail_quantile",
+    htga_optax.clip_by_tail_quantile,
+    {"p": 0.1, "window_size": 8, "k": 5},
+    readings=("tail_quantile", "exceedance_count"),
+    static_args=STATIC,
+  ),
+  Case(
+    "clip_by_tail_quantile_per_layer",
+    htga_optax.clip_by_tail_quantile,
+    {"p": 0.1, "window_size": 8, "k": 5, "skip": True, "per_layer": True},
+    readings=("tail_quantile", "exceedance_count"),
+    static_args=STATIC,
+  ),
+  Case(
     "unless_rejected",
     htga_optax.unless_rejected,
     {"listener": htga_optax.scale_by_tail_index()},

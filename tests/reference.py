@@ -198,3 +198,34 @@ def momentum_sgd(updates, learning_rate, momentum):
     velocity = g + momentum * velocity
     steps.append(-learning_rate * velocity)
   return steps
+
+
+class TailClipper:
+  """clip_by_tail_quantile on norms: the clipped norm, quantile and count."""
+
+  def __init__(self, p, window_size, k, skip=False):
+    self.p, self.window_size, self.k, self.skip = p, window_size, k, skip
+    self.norms, self.count = [], 0
+
+  def quantile(self):
+    if len(self.norms) < self.window_size:
+      return 0.0
+    x = sorted(self.norms, reverse=True)
+    u = x[self.k]
+    xi, sigma = generalized_pareto_fit([v - u for v in x[: self.k]])
+    q = self.p * self.window_size / self.k
+    return u + sigma / xi * (q**-xi - 1)
+
+  def update(self, r):
+    q = self.quantile()
+    if not math.isfinite(r):
+      self.count += 1
+      return 0.0, q, self.count
+    clipped, kept = r, r
+    if q > 0 and r > q:
+      self.count += 1
+      clipped = 0.0 if self.skip else q
+    if q > 0:
+      kept = min(r, 1.5 * q)
+    self.norms = [*self.norms, kept][-self.window_size :]
+    return clipped, q, self.count

@@ -15,7 +15,7 @@ FLOORS = [
   {"estimators", "norms", "order_statistics"},
   {"gradient_noise", "intervals", "diagnostics"},
   {"streaming"},
-  {"tracking", "modulation", "relay"},
+  {"tracking", "modulation", "clipping", "relay"},
   {"optimizers"},
   {"__init__"},
 ]

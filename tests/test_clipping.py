@@ -1,0 +1,176 @@
+"""Clipping at a tail quantile: against its twin, and at its stated rate."""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+from scipy import stats
+
+import htga_optax
+from htga_optax import clip_by_tail_quantile, estimators
+
+
+def scan(tx, norms):
+  """Clipped norms and states of a run with updates of one entry."""
+
+  def step(state, r):
+    updates, state = tx.update(r[None], state)
+    return state, (updates[0], state.tail_quantile, state.exceedance_count)
+
+  run = jax.jit(lambda xs: lax.scan(step, tx.init(jnp.zeros([1])), xs)[1])
+  return [np.asarray(x) for x in run(jnp.asarray(norms, jnp.float32))]
+
+
+LAWS = {
+  "halfnorm": (stats.halfnorm.rvs, stats.halfnorm.isf(1e-3)),
+  "lognorm": (stats.lognorm(1).rvs, stats.lognorm(1).isf(1e-3)),
+  "abs_t3": (lambda **kw: abs(stats.t.rvs(3, **kw)), stats.t.isf(5e-4, 3)),
+  "pareto": (stats.pareto(1.5).rvs, stats.pareto(1.5).isf(1e-3)),
+  "chi": (stats.chi(1000).rvs, stats.chi(1000).isf(1e-3)),
+}
+
+
+@pytest.mark.parametrize("law", ["halfnorm", "pareto"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_it_is_its_twin(law, skip):
+  norms = LAWS[law][0](size=400, random_state=0).astype(np.float32)
+  norms[250] *= 1e4
+  norms[300], norms[301] = np.nan, np.inf
+  kwargs = {"p": 0.01, "window_size": 64, "k": 12}
+  twin = reference.TailClipper(**kwargs, skip=skip)
+  expected = np.array([twin.update(float(r)) for r in norms])
+  got = scan(clip_by_tail_quantile(**kwargs, skip=skip), norms)
+  for values, wanted in zip(got, expected.T):
+    np.testing.assert_allclose(values, wanted, rtol=2e-4)
+  assert got[2][-1] > 3
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_rate_of_false_alarms_is_the_one_stated(law):
+  """The 2 bounds of the rate are 3.5 binomial deviations or more from the
+  rates of benchmarks/false_alarms.py (1.1e-3 to 1.5e-3) at 1e5 steps, and
+  clips come alone, since they depend on independent norms."""
+  rvs, _ = LAWS[law]
+  *_, count = scan(
+    clip_by_tail_quantile(1e-3), rvs(size=100_000, random_state=1)
+  )
+  assert 0.5e-3 < count[-1] / (1e5 - 1024) < 2e-3
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_spikes_are_caught(law):
+  rvs, quantile = LAWS[law]
+  norms = rvs(size=50_000, random_state=2)
+  is_spike = np.random.default_rng(2).random(50_000) < 2e-3
+  is_spike[:1024] = False
+  norms[is_spike] = 10 * quantile
+  clipped, q, _ = scan(clip_by_tail_quantile(1e-3), norms)
+  caught = clipped[is_spike] < 0.999 * norms[is_spike]
+  assert np.mean(caught) >= 0.99
+  np.testing.assert_allclose(
+    clipped[is_spike][caught], q[is_spike][caught], rtol=1e-5
+  )
+
+
+def test_a_huge_spike_does_not_blind_it_and_a_risen_level_is_learnt():
+  norms = stats.halfnorm.rvs(size=6000, random_state=3)
+  norms[2000] = 1e30
+  _, q, _ = scan(clip_by_tail_quantile(1e-3), norms)
+  assert 2.5 < q[2001] < 1.5 * q[2000]
+  norms[3000:] *= 1000
+  _, q, count = scan(clip_by_tail_quantile(1e-3), norms)
+  assert count[-1] - count[2999] < 100
+  assert q[4500] > 1000 * 2.5
+
+
+def test_equal_norms_are_left_alone():
+  clipped, q, count = scan(clip_by_tail_quantile(0.01, 32, 8), np.ones(100))
+  np.testing.assert_array_equal(clipped, 1)
+  assert not q.any() and not count.any()
+
+
+def test_a_step_is_scaled_and_keeps_dtype_and_direction():
+  tx = clip_by_tail_quantile(0.05, 32, 8)
+  params = {"a": jnp.zeros(3, jnp.float16), "b": None, "c": jnp.zeros(2)}
+  state = tx.init(params)
+  rng = np.random.default_rng(4)
+  update = jax.jit(tx.update)
+  for _ in range(40):
+    grads = jax.tree.map(
+      lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), params
+    )
+    _, state = update(grads, state)
+  grads = {"a": jnp.float16([6e4, 6e4, 0]), "b": None, "c": jnp.float32([3, 4])}
+  updates, state = update(grads, state)
+  q = optax.tree.get(state, "tail_quantile")
+  assert updates["a"].dtype == jnp.float16
+  np.testing.assert_allclose(htga_optax.norms.norms(updates)[0], q, rtol=1e-3)
+  np.testing.assert_allclose(updates["a"][0], q / 2**0.5, rtol=2e-3)
+
+
+def test_per_layer_clips_the_layer_alone():
+  tx = clip_by_tail_quantile(0.05, 32, 8, per_layer=True)
+  params = {"a": jnp.zeros(3), "b": jnp.zeros(2)}
+  state, update = tx.init(params), jax.jit(tx.update)
+  rng = np.random.default_rng(5)
+  for _ in range(40):
+    grads = jax.tree.map(
+      lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), params
+    )
+    _, state = update(grads, state)
+  grads = {"a": jnp.float32([100, 0, 0]), "b": jnp.float32([0.1, 0])}
+  before = state.exceedance_count
+  updates, state = update(grads, state)
+  np.testing.assert_allclose(updates["a"][0], state.tail_quantile["a"])
+  np.testing.assert_array_equal(updates["b"], grads["b"])
+  assert int(state.exceedance_count["a"] - before["a"]) == 1
+  assert int(state.exceedance_count["b"] - before["b"]) == 0
+
+
+def test_p_may_be_injected_and_changed():
+  tx = optax.inject_hyperparams(
+    clip_by_tail_quantile, static_args=("window_size", "k", "skip", "per_layer")
+  )(p=0.05, window_size=64, k=16)
+  state, update = tx.init(jnp.zeros(1)), jax.jit(tx.update)
+  for r in stats.halfnorm.rvs(size=70, random_state=6):
+    _, state = update(jnp.float32([r]), state)
+  quantiles = []
+  for p in (0.05, 0.01):
+    state.hyperparams["p"] = jnp.float32(p)
+    _, new = update(jnp.float32([0.1]), state)
+    quantiles.append(float(optax.tree.get(new, "tail_quantile")))
+  assert quantiles[1] > 1.1 * quantiles[0]
+
+
+@pytest.mark.parametrize("xi", [-0.5, 0.0, 1e-8, 0.3, 2.0])
+def test_isf_is_scipys(xi):
+  for q in (0.5, 1e-2, 1e-5):
+    np.testing.assert_allclose(
+      estimators.generalized_pareto_isf(q, xi, 2.0),
+      stats.genpareto.isf(q, xi, scale=2.0),
+      rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize(
+  "kwargs, error, words",
+  [
+    (
+      {"p": 0.0},
+      ValueError,
+      r"p must be in \(0, k/window_size = 0.125\), got 0",
+    ),
+    ({"p": 0.2}, ValueError, "got 0.2"),
+    ({"p": float("nan")}, ValueError, "got nan"),
+    ({"k": 4}, ValueError, "k must be at least 5, got 4"),
+    ({"k": 1024}, ValueError, "k=1024 for a window of 1024"),
+    ({"window_size": 0}, ValueError, "window_size must be at least 1, got 0"),
+    ({"window_size": 99.5}, TypeError, "window_size must be a static"),
+  ],
+)
+def test_bad_arguments_are_named(kwargs, error, words):
+  with pytest.raises(error, match=words):
+    clip_by_tail_quantile(**kwargs)
