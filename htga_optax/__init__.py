@@ -12,12 +12,14 @@ The folder is a ladder, and each rung a thin layer on the one below:
 
     estimators, order_statistics, norms     sample -> tail index
     intervals                               a sample in order of time
+    coordinates                             the entries of one gradient
     gradient_noise                          two batches' gradients -> noise
     streaming                               a sample that arrives step by step
     tracking, modulation, clipping, relay   transformations
     optimizers                              ready chains
 """
 
+from htga_optax import coordinates as coordinates
 from htga_optax import diagnostics as diagnostics
 from htga_optax import estimators as estimators
 from htga_optax import gradient_noise as gradient_noise
@@ -41,6 +43,9 @@ from htga_optax.optimizers import scale_by_htga as scale_by_htga
 from htga_optax.optimizers import tail_index_sgd as tail_index_sgd
 from htga_optax.relay import relay as relay
 from htga_optax.relay import RelayState as RelayState
+from htga_optax.tracking import (
+  track_coordinate_tail_index as track_coordinate_tail_index,
+)
 from htga_optax.tracking import track_gradient_noise as track_gradient_noise
 from htga_optax.tracking import (
   TrackGradientNoiseState as TrackGradientNoiseState,

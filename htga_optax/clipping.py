@@ -71,7 +71,12 @@ def clip_by_tail_quantile(
   that a step without a spike exceeds about once in 1/p steps, whatever the
   law of its norm: xi and sigma are those of
   :func:`estimators.generalized_pareto_fit` on the k norms above the threshold
-  u. RATES
+  u. Over a million steps without a spike, at p = 1e-3, it clips 1.2 to 1.4 in a
+  thousand on half-normal, lognormal, :math:`|t_3|`, Pareto(1.5) and chi(1000)
+  norms alike, 1.8 on autocorrelated ones (AR(0.9), half-normal and Pareto), and
+  1.1 to 2.0 on a level that rises or falls tenfold in 20,000 steps; of spikes
+  of ten times the true quantile it misses less than one in a thousand
+  (`benchmarks/false_alarms.py`, with other rules beside it).
 
   There is no clipping before the window is full, nor while the k + 1 largest
   norms are equal (as behind another clipping): chain
@@ -81,7 +86,7 @@ def clip_by_tail_quantile(
   Args:
     p: the rate of false alarms, in (0, k/W). Below 1/W it is extrapolated.
     window_size: W, the norms it rests on (static). With 256 norms (k = 32) the
-      rate is about twice as high as stated.
+      rate is twice as high as stated, and 4 in 100 spikes pass on Pareto(1.5).
     k: how many of them are the tail (static), from 5 on. Fewer are noisier,
       and more look into the body of the law.
     skip: whether such a step is dropped instead of scaled.

@@ -147,7 +147,11 @@ _BITS_A_PASS = 2
 
 
 def kth_largest(
-  x: Any, k: ArrayLike, axis_name: str | tuple[str, ...] | None = None
+  x: Any,
+  k: ArrayLike,
+  axis_name: str | tuple[str, ...] | None = None,
+  *,
+  of_magnitudes: bool = False,
 ) -> jax.Array:
   r"""The k-th largest entry of an array or a tree, exact, by counting.
 
@@ -178,6 +182,7 @@ def kth_largest(
       entries on all devices, and every device gets the result. An `x` that is
       replicated over an axis named here counts once per device. Without it,
       each device ranks its own part.
+    of_magnitudes: whether to rank the absolute values, without a copy of them.
 
   Returns:
     The entry, [], in the dtype of `x`. It is nan if any entry is nan, whatever
@@ -237,10 +242,12 @@ def kth_largest(
   # the partitioner gathers its parts (one number a device and count). Of a sum
   # it makes an all-reduce, though on CPU one sum takes longer than one read.
   one_read = axis_name is not None or jax.device_count() == 1
-  return _kth_largest(leaves, k, n, count_dtype, axis_name, one_read)
+  return _kth_largest(
+    leaves, k, n, count_dtype, axis_name, one_read, of_magnitudes
+  )
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
 def _kth_largest(
   leaves: list[jax.Array],
   k: jax.Array,
@@ -248,8 +255,14 @@ def _kth_largest(
   count_dtype: Any,
   axis_name: str | tuple[str, ...] | None,
   one_read: bool,
+  of_magnitudes: bool,
 ) -> jax.Array:
   dtype = jnp.result_type(*leaves)
+
+  def ranked(leaf):
+    leaf = leaf.astype(dtype)
+    return jnp.abs(leaf) if of_magnitudes else leaf
+
   integer = jnp.dtype(f"int{8 * dtype.itemsize}")
   digits = jnp.iinfo(integer).bits - 1  # all but the sign
   smallest, largest = jnp.iinfo(integer).min, jnp.iinfo(integer).max
@@ -258,7 +271,7 @@ def _kth_largest(
   def count(leaves, tests):
     """How many entries pass each test: [number of tests]."""
     counts = [
-      _sums([test(leaf.astype(dtype)) for test in tests], count_dtype, one_read)
+      _sums([test(ranked(leaf)) for test in tests], count_dtype, one_read)
       for leaf in leaves
     ]
     counts = functools.reduce(operator.add, counts)

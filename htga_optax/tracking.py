@@ -11,11 +11,12 @@ the chain says what is measured: the raw gradient, the clipped one, the step.
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import optax
 
-from htga_optax import checks, gradient_noise, norms, streaming
+from htga_optax import checks, coordinates, gradient_noise, norms, streaming
 
 # Standard deviations from which a tail model is rejected.
 _REJECTION = 2.5
@@ -169,6 +170,99 @@ def track_tail_index(
       update_norm=where(finite, spread(r), state.update_norm),
       nonfinite_count=where(finite, state.nonfinite_count, count),
       estimator_state=estimator_state,
+    )
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+class TrackCoordinateTailIndexState(NamedTuple):
+  """What :func:`track_coordinate_tail_index` knows.
+
+  Attributes:
+    coordinate_tail_index: the last finite estimate, float32 [] (per layer: a
+      tree of them); 0 while there is none.
+    age: steps since the entries were last looked at, int32 [].
+  """
+
+  coordinate_tail_index: Any
+  age: jax.Array
+
+  def readings(self) -> dict[str, Any]:
+    """What later members of a relay are told."""
+    return {"coordinate_tail_index": self.coordinate_tail_index}
+
+
+def track_coordinate_tail_index(
+  fraction: float = 0.01,
+  every: int = 10,
+  *,
+  per_layer: bool = False,
+  axis_name: str | tuple[str, ...] | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  r"""Measures the tail index of the entries of the updates; changes nothing.
+
+  Not of their norms over time, as :func:`track_tail_index`, but of the entries
+  of one step, by :func:`coordinates.hill`. Where a step says nothing (an entry
+  that is not finite), the last estimate stays.
+
+  Args:
+    fraction: the part of the entries that is the tail (static). A leaf or a
+      tree whose tail has fewer than eight entries reads 0.
+    every: look at every so many steps, from the first on (static); a look reads
+      the updates about 18 times.
+    per_layer: an index for every leaf, a reading that is a tree.
+    axis_name: mapped axes over which the updates are split; None under jit.
+
+  Returns:
+    The transformation. Its state is a :class:`TrackCoordinateTailIndexState`.
+
+  Raises:
+    TypeError: `every` is not a static integer; updates that are not floating
+      point.
+    ValueError: fraction outside (0, 1), every below one.
+
+  Examples:
+    >>> import jax.numpy as jnp, numpy as np, optax
+    >>> import htga_optax
+    >>> tx = optax.chain(
+    ...     htga_optax.track_coordinate_tail_index(every=1), optax.sgd(0.1))
+    >>> grads = jnp.asarray(np.random.default_rng(0).standard_t(2, size=10000))
+    >>> _, state = tx.update(grads, tx.init(grads))
+    >>> print(f"{optax.tree.get(state, 'coordinate_tail_index'):.1f}")
+    2.0
+  """
+  checks.check_size("every", every)
+  coordinates.tail_size(0, fraction)
+
+  def measure(updates):
+    groups = jax.tree.leaves(updates) if per_layer else [updates]
+    found = [coordinates.hill(group, fraction, axis_name) for group in groups]
+    return norms.spread(jnp.stack(found), updates, per_layer)
+
+  def init_fn(params):
+    groups = len(jax.tree.leaves(params)) if per_layer else 1
+    zeros = jnp.zeros([groups], jnp.float32)
+    return TrackCoordinateTailIndexState(
+      coordinate_tail_index=norms.spread(zeros, params, per_layer),
+      age=jnp.zeros([], jnp.int32),
+    )
+
+  def update_fn(updates, state, params=None, **extra_args):
+    del params, extra_args
+    old = state.coordinate_tail_index
+    if not jax.tree.leaves(updates):
+      return updates, state
+
+    def look():
+      return jax.tree.map(
+        lambda new, old: jnp.where(jnp.isfinite(new), new, old),
+        measure(updates),
+        old,
+      )
+
+    return updates, TrackCoordinateTailIndexState(
+      coordinate_tail_index=lax.cond(state.age == 0, look, lambda: old),
+      age=(state.age + 1) % every,
     )
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

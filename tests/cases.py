@@ -53,7 +53,11 @@ MEASURED = (
 )
 
 # These pass on what is not finite; all others drop it.
-TRACKERS = (htga_optax.track_tail_index, htga_optax.track_gradient_noise)
+TRACKERS = (
+  htga_optax.track_tail_index,
+  htga_optax.track_coordinate_tail_index,
+  htga_optax.track_gradient_noise,
+)
 
 
 def relay_of_two_listeners(target=2.0, step_size=3.0):
@@ -128,6 +132,20 @@ CASES = [
     {"per_layer": True},
     extra_args={"tail_index": 1.3},
     readings=("rate_scale",),
+  ),
+  Case(
+    "track_coordinate_tail_index",
+    htga_optax.track_coordinate_tail_index,
+    {"fraction": 0.3, "every": 2},
+    readings=("coordinate_tail_index",),
+    static_args=("fraction", "every"),
+  ),
+  Case(
+    "track_coordinate_tail_index_per_layer",
+    htga_optax.track_coordinate_tail_index,
+    {"fraction": 0.3, "every": 1, "per_layer": True},
+    readings=("coordinate_tail_index",),
+    static_args=("fraction", "every"),
   ),
   Case(
     "clip_by_tail_quantile",

@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(htga_optax.__file__).parent
 FLOORS = [
   {"checks"},
   {"estimators", "norms", "order_statistics"},
-  {"gradient_noise", "intervals", "diagnostics"},
+  {"coordinates", "gradient_noise", "intervals", "diagnostics"},
   {"streaming"},
   {"tracking", "modulation", "clipping", "relay"},
   {"optimizers"},
