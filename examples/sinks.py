@@ -34,10 +34,16 @@ import optax
 NAMES = (
   "tail_index",
   "tail_index_interval",
+  "tail_model_rejected",
+  "coordinate_tail_index",
   "update_norm",
   "nonfinite_count",
+  "noise_norm",
+  "gradient_noise_scale",
   "amplification",
   "rate_scale",
+  "tail_quantile",
+  "exceedance_count",
 )
 Write = Callable[[int, dict[str, np.generic]], None]
 Sink = contextlib.AbstractContextManager[Write]
