@@ -78,6 +78,7 @@ def readings(
       if name.endswith("_interval"):
         log[f"{key}/low"], log[f"{key}/high"] = x
       else:
+        x = x.astype(jnp.int32) if x.dtype == bool else x  # 0 and 1 plot
         log[key] = jnp.copy(x)  # outlives a donated state, without jit too
   return log
 

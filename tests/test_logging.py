@@ -72,6 +72,7 @@ def test_one_of_each_reading(sinks):
     "tail_index": 0,
     "tail_index/low": 0,
     "tail_index/high": 0,
+    "tail_model_rejected": 0,
     "update_norm": 0,
     "nonfinite_count": 0,
     "amplification": 1,
@@ -92,6 +93,7 @@ def test_layers_by_their_path(sinks):
     for layer in ("dense/kernel", "v")  # the bias is None
     for name, ends in {
       "tail_index": ("", "/low", "/high"),
+      "tail_model_rejected": ("",),
       "update_norm": ("",),
       "nonfinite_count": ("",),
       "rate_scale": ("",),
