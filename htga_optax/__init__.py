@@ -13,13 +13,14 @@ The folder is a ladder, and each rung a thin layer on the one below:
     estimators, order_statistics, norms     sample -> tail index
     intervals                               a sample in order of time
     gradient_noise                          two batches' gradients -> noise
-    streaming                               a sample that arrives step by step
+    streaming, exponentially_weighted       a sample that arrives step by step
     tracking, modulation, relay             transformations
     optimizers                              ready chains
 """
 
 from htga_optax import diagnostics as diagnostics
 from htga_optax import estimators as estimators
+from htga_optax import exponentially_weighted as exponentially_weighted
 from htga_optax import gradient_noise as gradient_noise
 from htga_optax import intervals as intervals
 from htga_optax import norms as norms

@@ -15,6 +15,7 @@ FLOORS = [
   {"estimators", "norms", "order_statistics"},
   {"gradient_noise", "intervals", "diagnostics"},
   {"streaming"},
+  {"exponentially_weighted"},
   {"tracking", "modulation", "relay"},
   {"optimizers"},
   {"__init__"},
