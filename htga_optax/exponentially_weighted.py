@@ -23,8 +23,8 @@ which at the start is Robbins and Monro's 1/t, with the noise of the sample's
 own solution if the slope is right, and with a constant d a moving one.
 
 Each is a :class:`streaming.StreamingEstimator`, for `track_tail_index`. None
-says anything before its weights are worth half of what they will be, after
-1.1/(1 - d) values. No average knows the order of its values: the intervals are
+says anything before its weights (Hill's: those of its exceedances) are worth
+half of what they will be, after some 1.1/(1 - d) values. No average knows the order of its values: the intervals are
 those of independent ones, and too narrow on others.
 """
 
@@ -100,8 +100,8 @@ def hill(
   The drift is the share of exceedances less p, over its standard deviation on
   independent values at a fixed threshold. (Following halves the variance.) It
   says when the threshold has lost its quantile: it is beyond 2.5 for the first
-  240 steps after that rise, and from 90 to 600 steps after a fall; otherwise in
-  0.2 percent of independent series, but in a quarter of those with the
+  240 steps after that rise, and from 90 to 500 steps after a fall; otherwise in
+  less than 1 percent of independent series, but in a quarter of those with the
   dependence of an AR(0.9). There is no test of misfit.
 
   Args:
@@ -214,12 +214,12 @@ def log_moment(decay: ArrayLike = 0.99) -> streaming.StreamingEstimator:
   `track_tail_index` feeds, it is wrong: they are no such law, and the norm of
   an isotropic stable vector of many entries varies less in its logarithm than
   an entry does, so that it reads light. Meaningful are one fixed coordinate, a
-  fixed projection of the gradient, or the difference of two.
+  fixed projection of the gradient. A tenfold change of scale, up or down, reads
+  as 0.9 while half of the memory is of either side.
 
   Args:
     decay: d, in (0, 1). The interval takes the error on (1 + d)/(1 - d)
-      independent values; 0.99 makes it 13 percent at 1.5, for values on
-      which the law holds.
+      independent values, which with 0.99 is 17 percent at 1.5.
 
   Returns:
     The estimator, in three numbers. Zeros, which have no logarithm, leave the
@@ -327,8 +327,8 @@ def characteristic_function(
   0.097, 0.108, 0.090), medians of 1.02, 1.51, 1.82, and intervals that cover
   94, 95 and 90 percent (96, 94, 91). (A scale held where :math:`|\phi(1)|` is
   1/e, by :math:`E \cos z = 1/e`, is no better in the long run and settles much
-  later.) After a tenfold rise it reads 0.9 for 128 steps and 1.44 instead of
-  1.5 after 512; after a tenfold fall hardly less than before.
+  later.) After a tenfold rise 1.5 reads 0.9 for 128 steps and 1.44 after 512,
+  after a tenfold fall 1.4 and 1.5.
 
   It takes the signed values of a symmetric stable law; of what
   :func:`log_moment` says on norms, all holds here.

@@ -196,11 +196,11 @@ class WindowState(NamedTuple):
 
   Attributes:
     values: the last values, oldest first, float32 [W]; 0 where there is none.
-    count: how many there are, int32 [].
+    filled: how many there are, int32 [].
   """
 
   values: jax.Array
-  count: jax.Array
+  filled: jax.Array
 
 
 def windowed(
@@ -257,21 +257,21 @@ def windowed(
   def init():
     return WindowState(
       values=jnp.zeros([window_size], jnp.float32),
-      count=jnp.zeros([], jnp.int32),
+      filled=jnp.zeros([], jnp.int32),
     )
 
   def update(state, x):
     x = jnp.asarray(x, jnp.float32)
     new = WindowState(
       values=lax.pad(state.values, x, [(-1, 1, 0)]),
-      count=jnp.minimum(state.count + 1, window_size),
+      filled=jnp.minimum(state.filled + 1, window_size),
     )
     finite = jnp.isfinite(x)
     return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
 
   def estimate(state):
     tail_index = estimator(state.values)
-    tail_index = jnp.where(state.count == window_size, tail_index, jnp.nan)
+    tail_index = jnp.where(state.filled == window_size, tail_index, jnp.nan)
     interval = jnp.zeros([2], jnp.float32)
     if standard_error is not None:
       interval = estimators.positive_interval(

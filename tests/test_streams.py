@@ -72,11 +72,12 @@ def test_windowed_is_its_estimator_of_the_window():
   np.testing.assert_allclose(estimates.tail_index, expected, rtol=1e-4)
   known = np.isfinite(expected)
   assert not np.any(known[:31]) and np.mean(known[31:]) > 0.5
-  error = expected * np.sqrt((expected**2 + 1) / 8)
+  expected = expected[known]
+  relative_error = np.sqrt((expected**2 + 1) / 8)
   for end, sign in enumerate((-1, 1)):
     np.testing.assert_allclose(
       estimates.interval[known, end],
-      (expected * np.exp(sign * 1.959964 * error / expected))[known],
+      expected * np.exp(sign * 1.959964 * relative_error),
       rtol=1e-3,
     )
   _, estimates = follow(ESTIMATORS["windowed_no_error"], xs)
@@ -260,22 +261,14 @@ def test_values_that_are_not_finite_leave_the_state(estimator):
   chex.assert_trees_all_equal(clean, state)
 
 
-@pytest.mark.parametrize("kind", ["zero", "one", "1e30", "1e-30", "1e-40"])
-def test_state_stays_finite_and_forgets(estimator, kind):
-  """After 60 bad values or many in turn, and at each end of the range."""
-  value = (
-    {"zero": 0.0, "one": 1.0}.get(kind)
-    if kind in ("zero", "one")
-    else (float(kind))
-  )
-  good = np.abs(signed_pareto(500, seed=1))
-  good *= (
-    np.random.default_rng(2).choice([-1, 1], 500)
-    if (estimator is ESTIMATORS["ew_characteristic_function"])
-    else 1
-  )
-  xs = np.concatenate([np.full(60, value), good[:100], np.full(5, -value)])
-  xs = np.concatenate([xs, np.full(300, value)])
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e30, 1e-30, 1e-40])
+def test_state_stays_finite_and_forgets(estimator, value):
+  """Many equal values at the start and later, and then 2,000 good ones."""
+  good = signed_pareto(500, seed=1)
+  if estimator is not ESTIMATORS["ew_characteristic_function"]:
+    good = np.abs(good)
+  bad = np.full(300, value)
+  xs = np.concatenate([bad[:60], good[:100], -bad[:5], bad])
   state, estimates = follow(estimator, xs)
   chex.assert_tree_all_finite(state)
   known = np.isfinite(estimates.tail_index)
