@@ -24,8 +24,9 @@ own solution if the slope is right, and with a constant d a moving one.
 
 Each is a :class:`streaming.StreamingEstimator`, for `track_tail_index`. None
 says anything before its weights (Hill's: those of its exceedances) are worth
-half of what they will be, after some 1.1/(1 - d) values. No average knows the order of its values: the intervals are
-those of independent ones, and too narrow on others.
+half of what they will be, after some 1.1/(1 - d) values. No average knows the
+order of its values: the intervals are those of independent ones, and too narrow
+on others.
 """
 
 import math
@@ -215,7 +216,7 @@ def log_moment(decay: ArrayLike = 0.99) -> streaming.StreamingEstimator:
   an isotropic stable vector of many entries varies less in its logarithm than
   an entry does, so that it reads light. Meaningful are one fixed coordinate, a
   fixed projection of the gradient. A tenfold change of scale, up or down, reads
-  as 0.9 while half of the memory is of either side.
+  as 0.9 at an index of 1.5 while half of the memory is of either side.
 
   Args:
     decay: d, in (0, 1). The interval takes the error on (1 + d)/(1 - d)
