@@ -1,12 +1,14 @@
 """What does a windowed Hill estimate cost per step?"""
 
+import functools
+
 import jax
 from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from htga_optax import estimators, streaming
+from htga_optax import estimators, exponentially_weighted, streaming
 
 STEPS = 5000
 NORMS = (np.random.default_rng(0).pareto(1.5, STEPS) + 1).astype(np.float32)
@@ -21,7 +23,11 @@ def scanned(step, state):
 
 
 def windowed_hill(window_size, k):
-  init, update, estimate = streaming.windowed_hill(window_size, k)
+  return streamed(streaming.windowed_hill(window_size, k))
+
+
+def streamed(estimator):
+  init, update, estimate = estimator
 
   def step(state, x):
     state = update(state, x)
@@ -112,6 +118,36 @@ def test_windowed_hill_over_partition(race):
     windowed_hill(256, 16),
     partitioned_window(256, 16),
     rounds=10,
+    unit="us",
+    per=STEPS,
+  )
+
+
+FORMS = {
+  "`windowed_hill(256, 25, automatic=True)`": streaming.windowed_hill(
+    256, 25, automatic=True
+  ),
+  "`windowed` of the moment estimator, W=256, k=25": streaming.windowed(
+    functools.partial(estimators.moment, k=25), 256
+  ),
+  "`windowed` of the characteristic function, W=256": streaming.windowed(
+    estimators.characteristic_function, 256
+  ),
+  "`exponentially_weighted.hill`": exponentially_weighted.hill(),
+  "`exponentially_weighted.log_moment`": exponentially_weighted.log_moment(),
+  "`exponentially_weighted.characteristic_function`": (
+    exponentially_weighted.characteristic_function()
+  ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_streaming_form_over_windowed_hill(race, form):
+  race(
+    f"a step of {form} over windowed Hill, W=256, k=25",
+    streamed(FORMS[form]),
+    windowed_hill(256, 25),
+    rounds=5,
     unit="us",
     per=STEPS,
   )

@@ -14,7 +14,7 @@ The folder is a ladder, and each rung a thin layer on the one below:
     intervals                               a sample in order of time
     coordinates                             the entries of one gradient
     gradient_noise                          two batches' gradients -> noise
-    streaming                               a sample that arrives step by step
+    streaming, exponentially_weighted       a sample that arrives step by step
     tracking, modulation, clipping, relay   transformations
     optimizers                              ready chains
 """
@@ -22,6 +22,7 @@ The folder is a ladder, and each rung a thin layer on the one below:
 from htga_optax import coordinates as coordinates
 from htga_optax import diagnostics as diagnostics
 from htga_optax import estimators as estimators
+from htga_optax import exponentially_weighted as exponentially_weighted
 from htga_optax import gradient_noise as gradient_noise
 from htga_optax import intervals as intervals
 from htga_optax import norms as norms

@@ -38,6 +38,7 @@ import numpy as np
 
 from htga_optax import checks
 
+POINTS = (0.2, 1.0)  # at which the characteristic function is taken
 _EPSILON = float(np.finfo(np.float32).eps)
 
 
@@ -129,6 +130,118 @@ def hill_of_tail(tail: jax.Array, threshold: jax.Array) -> jax.Array:
   return jnp.where(usable, (tail.size - 1) / jnp.sum(excesses), jnp.nan)
 
 
+def hill_all(x: ArrayLike) -> jax.Array:
+  r"""Hill's estimates for every k, from one sort and one cumulative sum.
+
+  .. math::
+    \hat\alpha_k = k \Big/ \sum_{i=1}^{k} i \log\frac{X_{(i)}}{X_{(i+1)}}
+
+  The same as :func:`hill` (Renyi's form), and nothing cancels in it. Drawn
+  over k this is the Hill plot.
+
+  Args:
+    x: the sample, [n]; values that are not positive end what can be said.
+
+  Returns:
+    The tail index at k = 1, ..., n - 1, float32 [n - 1]; nan from the first
+    X_(k+1) <= 0 on, where the k + 1 largest values are equal, and everywhere
+    if a value is not finite.
+
+  Raises:
+    ValueError: `x` is not one-dimensional, or has fewer than two values.
+
+  Examples:
+    >>> import numpy as np
+    >>> from htga_optax import estimators
+    >>> x = ((np.arange(1000) + 0.5) / 1000) ** (-1 / 1.5)
+    >>> print(*[f"{estimators.hill_all(x)[k - 1]:.2f}" for k in (25, 99, 400)])
+    1.49 1.50 1.50
+  """
+  x = _sample(x)
+  checks.check_number("n", x.size, lambda v: v >= 2, "be at least 2")
+  xi, _ = _excess_moments(jnp.sort(x)[::-1])
+  return jnp.where(xi > 0, 1 / jnp.where(xi > 0, xi, 1.0), jnp.nan)
+
+
+def automatic_k(x: ArrayLike, most: int, least: int | None = None) -> jax.Array:
+  r"""The k at which Hill's estimate has the smallest estimated error.
+
+  .. math::
+    \hat k = \arg\min_k \frac{1 + 4 \max(z_k^2 - 1, 0)}{k}, \qquad
+    z_k = \sqrt k \Bigl(\frac{M_2}{2 M_1^2} - 1\Bigr)
+
+  with the moments of :func:`moment`. On a Pareto tail z is standard normal.
+  Where the tail is :math:`C x^{-\alpha}(1 + D x^{-\alpha})`, as Hall has it
+  with :math:`\rho=-1`, :math:`z_k/\sqrt k` is minus half the relative bias of
+  Hill's estimate, so that the criterion is its relative mean squared error, up
+  to noise (derived here, in the manner of Hall and Welsh, and of Guillou and
+  Hall). It takes one cumulative sum for each moment.
+
+  Whether to use it: over eight laws it is as good as a fixed tenth. Root mean
+  square of :math:`\log(\hat\alpha/\alpha)` over 2,000 samples, `most` = n/4:
+
+  ============= ===== ===== ===== ========= ===== ===== ===== =========
+  n             256                         1024
+  ------------- --------------------------- ---------------------------
+  k             5%    10%   25%   automatic 5%    10%   25%   automatic
+  ============= ===== ===== ===== ========= ===== ===== ===== =========
+  Pareto(1.5)   0.29  0.20  0.12  0.16      0.15  0.10  0.06  0.09
+  the same -0.7 0.28  0.20  0.22  0.21      0.14  0.13  0.20  0.17
+  the same +2   0.35  0.33  0.40  0.37      0.21  0.25  0.38  0.28
+  Student's t_2 0.27  0.20  0.24  0.23      0.14  0.12  0.22  0.17
+  Student's t_3 0.28  0.27  0.43  0.34      0.18  0.22  0.41  0.25
+  stable 1.5    0.32  0.26  0.18  0.22      0.17  0.17  0.14  0.15
+  stable 1.8    0.57  0.51  0.32  0.43      0.44  0.46  0.30  0.37
+  Burr(2, 1)    0.28  0.19  0.18  0.19      0.14  0.11  0.16  0.14
+  mean          0.33  0.27  0.26  0.27      0.20  0.20  0.23  0.20
+  ============= ===== ===== ===== ========= ===== ===== ===== =========
+
+  It gains where the tail is a power law from the start, and loses where it is
+  one far out only, since a sample of this size does not show the difference.
+  Others are no better, in the mean over the laws at 256 and 1024 (600 samples):
+  Reiss and Thomas' rule with squared deviations 0.43 to 0.45 and 0.22 to 0.23,
+  the largest k at which exponential excesses are not rejected 0.26 to 0.41 and
+  0.21 to 0.23, Guillou and Hall's diagnostic 0.34 to 0.44 and 0.22 to 0.24.
+
+  Args:
+    x: the sample, [n]; the `most` + 1 largest values must be positive.
+    most: the largest k that is looked at (static), below n; a quarter of n.
+    least: the smallest (static); a tenth of `most`, and at least 2, if None.
+
+  Returns:
+    k, int32 [], in [`least`, `most`]; `least` where no k gives an estimate.
+
+  Raises:
+    TypeError: a size is not a static integer.
+    ValueError: `x` is not one-dimensional, or not least <= most < n.
+
+  Examples:
+    >>> import numpy as np
+    >>> from htga_optax import estimators
+    >>> x = 1 / ((np.arange(1000) + 0.5) / 1000)
+    >>> print(estimators.automatic_k(x, most=250))
+    250
+    >>> print(estimators.automatic_k(x + 10, most=250))
+    72
+
+  References:
+    Hall and Welsh (1985), Adaptive estimates of parameters of regular
+    variation, Annals of Statistics 13(1). Guillou and Hall (2001), A diagnostic
+    for selecting the threshold in extreme value analysis, JRSS B 63(2).
+  """
+  x = _sample(x)
+  check_tail_size(most, x.size, "a sample of")
+  least = max(most // 10, min(2, most)) if least is None else least
+  if checks.check_size("least", least) > most:
+    raise ValueError(f"least must be at most most={most}, got {least}.")
+  k = np.arange(least, most + 1)
+  m1, m2 = (m[least - 1 :] for m in _excess_moments(_largest(x, most + 1)))
+  z2 = k * (m2 / (2 * m1**2) - 1) ** 2
+  error = (1 + 4 * jnp.maximum(z2 - 1, 0.0)) / k
+  error = jnp.where(jnp.isfinite(error), error, jnp.inf)
+  return least + jnp.argmin(error).astype(jnp.int32)
+
+
 def hill_standard_error(tail_index: ArrayLike, k: int) -> jax.Array:
   r"""Standard error of :func:`hill`, :math:`\alpha/\sqrt{k}` (textbook).
 
@@ -182,6 +295,43 @@ def hill_interval(
   ends = 1 - 1 / (9 * k) + z / (3 * jnp.sqrt(k)) * jnp.float32([-1, 1])
   tail_index = jnp.asarray(tail_index, jnp.float32)
   return tail_index[..., None] * jnp.maximum(ends, 0.0) ** 3
+
+
+def positive_interval(
+  tail_index: ArrayLike, standard_error: ArrayLike, level: float = 0.95
+) -> jax.Array:
+  r"""Confidence interval from a standard error, on the scale of the logarithm.
+
+  .. math:: \hat\alpha \exp(\pm z \, \mathrm{se}/\hat\alpha)
+
+  It stays positive, and agrees with :math:`\hat\alpha \pm z\,\mathrm{se}`
+  where the error is small (textbook). Of Hill's estimate
+  :func:`hill_interval` knows the law.
+
+  Args:
+    tail_index: the estimate, [...], positive.
+    standard_error: its standard error, [...].
+    level: the nominal coverage (static), in (0, 1).
+
+  Returns:
+    Lower and upper end, float32 [..., 2], at most a factor e^60 away; nan where
+    the estimate is not finite.
+
+  Raises:
+    ValueError: level outside (0, 1).
+
+  Examples:
+    >>> from htga_optax import estimators
+    >>> low, high = estimators.positive_interval(1.5, 0.2)
+    >>> print(f"{low:.2f} to {high:.2f}")
+    1.16 to 1.95
+  """
+  checks.check_number("level", level, lambda v: 0 < v < 1, "be in (0, 1)")
+  z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+  tail_index = jnp.asarray(tail_index, jnp.float32)[..., None]
+  error = jnp.asarray(standard_error, jnp.float32)[..., None] / tail_index
+  width = jnp.minimum(z * error, 60.0) * jnp.float32([-1, 1])
+  return tail_index * jnp.exp(width)
 
 
 def pickands(x: ArrayLike, k: int) -> jax.Array:
@@ -512,9 +662,21 @@ def log_moment(x: ArrayLike) -> jax.Array:
   size = jnp.abs(x)
   least, most = jnp.min(size), jnp.max(size)
   usable = (least > 0) & (least < most) & (most < jnp.inf)
-  inverse_square = 6 / jnp.pi**2 * jnp.var(_log(size, usable), ddof=1) - 0.5
-  # 1/sqrt(s), and inf from s = 0 on down.
-  return jnp.sqrt(_inverse(inverse_square, usable))
+  tail_index = index_of_log_variance(jnp.var(_log(size, usable), ddof=1))
+  return jnp.where(usable, tail_index, jnp.nan)
+
+
+def index_of_log_variance(variance: jax.Array) -> jax.Array:
+  r"""The index of :func:`log_moment` from V, the variance of log|X|.
+
+  Args:
+    variance: V, [...].
+
+  Returns:
+    The index, float32 [...]; inf where V <= pi^2/12.
+  """
+  inverse_square = 6 / jnp.pi**2 * variance - 0.5
+  return jnp.sqrt(_inverse(inverse_square, inverse_square == inverse_square))
 
 
 def log_moment_standard_error(tail_index: ArrayLike, n: int) -> jax.Array:
@@ -682,14 +844,29 @@ def characteristic_function(x: ArrayLike) -> jax.Array:
   low, middle, high = jnp.where(usable, quartiles, _regular(3)[::-1])
   z = 1.95 * (jnp.where(usable, x, _regular(x.size)) - middle) / (high - low)
 
-  def decay(t):  # -log |phi(t)|^2, of 1 - cos so that nothing cancels
-    lack = jnp.mean(2 * jnp.sin(t / 2 * z) ** 2)
-    square = lack**2 - 2 * lack + jnp.mean(jnp.sin(t * z)) ** 2
-    return -jnp.log1p(jnp.clip(square, _EPSILON - 1, -_EPSILON))
+  lack = jnp.stack([jnp.mean(2 * jnp.sin(t / 2 * z) ** 2) for t in POINTS])
+  sine = jnp.stack([jnp.mean(jnp.sin(t * z)) for t in POINTS])
+  tail_index = index_of_characteristic_function(lack, sine)
+  return jnp.where(usable, tail_index, jnp.nan)
 
-  tail_index = jnp.log(decay(0.2) / decay(1.0)) / math.log(0.2)
-  usable &= tail_index > 0
-  return jnp.where(usable, jnp.minimum(tail_index, 2.0), jnp.nan)
+
+def index_of_characteristic_function(
+  lack: jax.Array, sine: jax.Array
+) -> jax.Array:
+  r"""The index from the averages that :func:`characteristic_function` takes.
+
+  Args:
+    lack: the mean of 1 - cos(tz), of which nothing cancels, at t = 0.2 and 1,
+      [2].
+    sine: the mean of sin(tz), [2].
+
+  Returns:
+    The index, float32 [], clipped to at most 2; nan where it comes out <= 0.
+  """
+  square = lack**2 - 2 * lack + sine**2  # |phi(t)|^2 - 1
+  decay = -jnp.log1p(jnp.clip(square, _EPSILON - 1, -_EPSILON))
+  tail_index = jnp.log(decay[0] / decay[1]) / math.log(POINTS[0])
+  return jnp.where(tail_index > 0, jnp.minimum(tail_index, 2.0), jnp.nan)
 
 
 def characteristic_function_standard_error(
@@ -753,6 +930,19 @@ def _log_excesses(
   usable = (threshold > 0) & (ratio > 1) & (ratio < jnp.inf)
   tail = jnp.where(usable, tail, _regular(tail.size))
   return jnp.log(tail / jnp.where(usable, threshold, 1.0)), usable
+
+
+def _excess_moments(descending: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Mean and mean square of the k log-excesses, k = 1, ..., n - 1: [n - 1]."""
+  k = np.arange(1, descending.size, dtype=np.float32)
+  usable = (descending > 0) & (descending[0] < jnp.inf)
+  logs = _log(descending, usable)
+  # As the threshold falls by a spacing, so do all excesses above it grow.
+  spacings = jnp.where(usable[1:], logs[:-1] - logs[1:], jnp.nan)
+  sums = jnp.cumsum(k * spacings)
+  before = jnp.concatenate([jnp.zeros([1]), sums[:-1]])
+  squares = jnp.cumsum(2 * spacings * before + k * spacings**2)
+  return sums / k, squares / k
 
 
 def _regular(n: int) -> jax.Array:

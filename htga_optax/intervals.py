@@ -121,7 +121,7 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
 
 
 def interval(
-  tail_index: ArrayLike, k: int, series: Series, level: float = 0.95
+  tail_index: ArrayLike, k: ArrayLike, series: Series, level: float = 0.95
 ) -> jax.Array:
   r"""The interval of :func:`estimators.hill` on a series.
 
@@ -138,7 +138,7 @@ def interval(
 
   Args:
     tail_index: Hill's estimate, [].
-    k: the order statistics it came from (static).
+    k: the order statistics it came from.
     series: what :func:`examine` says of the window.
     level: the nominal coverage (static), in (0, 1).
 

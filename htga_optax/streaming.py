@@ -57,7 +57,9 @@ class HillState(NamedTuple):
   misfit_weight: jax.Array
 
 
-def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
+def windowed_hill(
+  window_size: int = 256, k: int = 16, *, automatic: bool = False
+) -> StreamingEstimator:
   r"""Hill's estimator over the last `window_size` values.
 
   There is no estimate before the window is full. A part of a window would have
@@ -91,6 +93,12 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
     k: how many of them are the tail (static), below `window_size`. The
       relative standard error is 1/sqrt(k) on independent values, and larger
       on dependent ones; the bias grows with k.
+    automatic: k is the largest that :func:`estimators.automatic_k` looks at,
+      and the estimate rests on its choice, which mostly does no better than a
+      fixed k (figures there). Drift and misfit are still those of `k`. The
+      interval is at the chosen k and knows nothing of the choice: with W = 256
+      and k = 64 it covers 94 percent on Pareto(1.5) and 77 percent on
+      :math:`|t_3|` (fixed, k = 64: 95 and 59; k = 25: 96 and 91).
 
   Returns:
     The estimator; a value costs O(W), without a sort.
@@ -161,14 +169,114 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
 
   def estimate(state):
     tail_index, _ = hill(state.window)
+    size, series = k, state.series
+    if automatic:
+      tail = state.window.ascending[-(k + 1) :]
+      size = estimators.automatic_k(tail, most=k)
+      chosen = estimators.hill_all(tail)[size - 1]
+      tail_index = jnp.where(jnp.isfinite(tail_index), chosen, jnp.nan)
+      # The bias grows with k.
+      bias = 1 / (1 - (1 - 1 / series.bias) * size / k)
+      series = series._replace(bias=bias)
     weight = state.misfit_weight
     variance = weight / 48 + jnp.minimum(weight, k) / 16
     variance = jnp.maximum(variance * state.series.inflation, 1 / 12)
     return estimators.TailEstimate(
       tail_index,
-      intervals.interval(tail_index, k, state.series),
+      intervals.interval(tail_index, size, series),
       drift=state.series.drift,
       misfit=state.misfit_sum * lax.rsqrt(variance),
     )
+
+  return StreamingEstimator(init, update, estimate)
+
+
+class WindowState(NamedTuple):
+  """What :func:`windowed` knows.
+
+  Attributes:
+    values: the last values, oldest first, float32 [W]; 0 where there is none.
+    filled: how many there are, int32 [].
+  """
+
+  values: jax.Array
+  filled: jax.Array
+
+
+def windowed(
+  estimator: Callable[[jax.Array], jax.Array],
+  window_size: int,
+  standard_error: Callable[[jax.Array], jax.Array] | None = None,
+) -> StreamingEstimator:
+  r"""Any estimator over the last `window_size` values.
+
+  It is computed anew for every estimate, so that a step costs what the
+  estimator costs on W values; :func:`windowed_hill` is Hill's without a sort.
+  There is no estimate before the window is full. Neither drift nor misfit is
+  tested, and the interval is that of independent values.
+
+  Values keep their sign. The norms that `track_tail_index` feeds have none:
+  estimators of a tail (pickands, moment, generalized_pareto) are for them,
+  those of a symmetric stable law (log_moment, block_log_moment,
+  characteristic_function) are for signed values.
+
+  Args:
+    estimator: from a sample [W] to a tail index [], as all of
+      :mod:`estimators` are once their sizes are given.
+    window_size: W, how many values the estimate rests on (static).
+    standard_error: from the tail index to its standard error, for the interval
+      :func:`estimators.positive_interval`. Without it the ends are zeros, as a
+      tracker's are while there is no interval.
+
+  Returns:
+    The estimator.
+
+  Raises:
+    TypeError: `window_size` is not a static integer.
+    ValueError: it is below one, or the estimator gives no number [] for W
+      values, or raises one itself (a k that does not fit into W).
+
+  Examples:
+    >>> import functools, jax, jax.numpy as jnp, numpy as np
+    >>> from htga_optax import estimators, streaming
+    >>> init, update, estimate = streaming.windowed(
+    ...     functools.partial(estimators.moment, k=25), window_size=256,
+    ...     standard_error=lambda a: estimators.moment_standard_error(a, k=25))
+    >>> x = jnp.asarray(np.random.default_rng(0).pareto(1.5, size=300) + 1)
+    >>> state, _ = jax.lax.scan(lambda s, x: (update(s, x), None), init(), x)
+    >>> tail_index, (low, high), *_ = estimate(state)
+    >>> print(f"{tail_index:.1f} ({low:.1f} to {high:.1f})")
+    1.2 (0.6 to 2.1)
+  """
+  checks.check_size("window_size", window_size)
+  sample = jax.ShapeDtypeStruct((window_size,), jnp.float32)
+  shape = jnp.shape(jax.eval_shape(estimator, sample))
+  if shape:
+    raise ValueError(f"estimator must return one number, got shape {shape}.")
+
+  def init():
+    return WindowState(
+      values=jnp.zeros([window_size], jnp.float32),
+      filled=jnp.zeros([], jnp.int32),
+    )
+
+  def update(state, x):
+    x = jnp.asarray(x, jnp.float32)
+    new = WindowState(
+      values=lax.pad(state.values, x, [(-1, 1, 0)]),
+      filled=jnp.minimum(state.filled + 1, window_size),
+    )
+    finite = jnp.isfinite(x)
+    return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
+
+  def estimate(state):
+    tail_index = estimator(state.values)
+    tail_index = jnp.where(state.filled == window_size, tail_index, jnp.nan)
+    interval = jnp.zeros([2], jnp.float32)
+    if standard_error is not None:
+      interval = estimators.positive_interval(
+        tail_index, standard_error(tail_index)
+      )
+    return estimators.TailEstimate(tail_index, interval)
 
   return StreamingEstimator(init, update, estimate)

@@ -27,6 +27,8 @@ class Case:
       from the updates to one.
     readings: fields that `optax.tree.get` must find exactly once.
     static_args: arguments that `optax.inject_hyperparams` must not trace.
+    forgets: whether a bad step that is finite has left the measured index after
+      nine more, as it has left the window; from an average it only fades.
   """
 
   name: str
@@ -35,6 +37,7 @@ class Case:
   extra_args: dict[str, Any] = dataclasses.field(default_factory=dict)
   readings: tuple[str, ...] = ()
   static_args: tuple[str, ...] = ()
+  forgets: bool = True
 
   def make(self) -> optax.GradientTransformationExtraArgs:
     return self.factory(**self.kwargs)
@@ -84,6 +87,14 @@ CASES = [
     SIZES | {"per_layer": True},
     readings=MEASURED,
     static_args=STATIC,
+  ),
+  Case(
+    "track_tail_index_ew_hill",
+    htga_optax.track_tail_index,
+    {"estimator": htga_optax.exponentially_weighted.hill(0.5, 0.5)},
+    readings=MEASURED,
+    static_args=(*STATIC, "estimator"),
+    forgets=False,
   ),
   Case(
     "track_gradient_noise",

@@ -229,3 +229,117 @@ class TailClipper:
       kept = min(r, 1.5 * q)
     self.norms = [*self.norms, kept][-self.window_size :]
     return clipped, q, self.count
+
+
+def hill_all(x):
+  """Hill's estimate at every k, one after the other."""
+  return [hill(x, k) for k in range(1, len(x))]
+
+
+def automatic_k(x, most, least):
+  """The k with the smallest estimated error, by trying each."""
+  x = sorted(map(float, x), reverse=True)
+
+  def error(k):
+    excess = [math.log(v / x[k]) for v in x[:k]]
+    m1, m2 = sum(excess) / k, sum(e**2 for e in excess) / k
+    return (1 + 4 * max(k * (m2 / (2 * m1**2) - 1) ** 2 - 1, 0)) / k
+
+  return min(range(least, most + 1), key=error)
+
+
+def fading(values, decay):
+  """The weighted mean, newest value last, and what the weights are worth."""
+  weights = [decay**i for i in range(len(values))][::-1]
+  mean = sum(w * v for w, v in zip(weights, values)) / sum(weights)
+  return mean, sum(weights) ** 2 / sum(w**2 for w in weights)
+
+
+class Windowed:
+  """An estimator of the last values, from a list of all."""
+
+  def __init__(self, estimator, window_size):
+    self.estimator, self.window_size, self.values = estimator, window_size, []
+
+  def update(self, x):
+    self.values.append(float(x))
+    last = self.values[-self.window_size :]
+    return self.estimator(last) if len(last) == self.window_size else math.nan
+
+
+class ExponentialHill:
+  """All excesses over the thresholds of their time, weighted anew each step.
+
+  A value of zero is below every threshold.
+  """
+
+  def __init__(self, decay, tail_fraction):
+    self.decay, self.p, self.q = decay, tail_fraction, None
+    self.excesses, self.distance = [], 0.0
+
+  def update(self, x):
+    log_x = math.log(x) if x > 0 else -math.inf
+    if self.q is None:
+      self.q = log_x
+    excess = log_x - self.q
+    self.excesses.append(max(excess, 0.0))
+    weights = [self.decay**i for i in range(len(self.excesses))][::-1]
+    step = 1 / sum(weights)
+    if x > 0:
+      self.distance += step * (abs(excess) - self.distance)
+    above = [w * (e > 0) for w, e in zip(weights, self.excesses)]
+    total = sum(w * e for w, e in zip(weights, self.excesses))
+    mean_excess = (total + 0.5 * self.distance) / (sum(above) + 0.5)
+    self.q += step * mean_excess / self.p * ((excess > 0) - self.p)
+    if not any(above):
+      return math.nan, math.nan, math.nan
+    k = sum(above) ** 2 / sum(w**2 for w in above)
+    n = sum(weights) ** 2 / sum(w**2 for w in weights)
+    drift = sum(above) / sum(weights) - self.p
+    drift /= math.sqrt(self.p * (1 - self.p) / n)
+    enough = self.p * (1 + self.decay) / (1 - self.decay) / 2
+    return sum(above) / total if k >= enough else math.nan, k, drift
+
+
+class ExponentialLogMoment:
+  """The weighted variance of all logarithms, anew each step."""
+
+  def __init__(self, decay):
+    self.decay, self.logs = decay, []
+
+  def update(self, x):
+    self.logs.append(math.log(abs(x)))
+    mean, n = fading(self.logs, self.decay)
+    if n < (1 + self.decay) / (1 - self.decay) / 2:
+      return math.nan, n
+    variance, _ = fading([(v - mean) ** 2 for v in self.logs], self.decay)
+    return inverse(6 / math.pi**2 * variance / (1 - 1 / n) - 0.5) ** 0.5, n
+
+
+class ExponentialCharacteristicFunction:
+  """Weighted averages of all phases, each at the scale of its time."""
+
+  def __init__(self, decay):
+    self.decay, self.m, self.logs, self.z = decay, None, [], []
+
+  def update(self, x):
+    if self.m is None:
+      self.m = x
+      return math.nan, 0.0
+    self.logs.append(math.log(abs(x - self.m)))
+    log_scale, n = fading(self.logs, self.decay)
+    scale = math.exp(log_scale)
+    self.z.append((x - self.m) / scale)
+    step = (1 - self.decay) / (1 - self.decay ** len(self.z))
+    self.m += step * math.e * scale * math.sin(self.z[-1])
+
+    def log_modulus(t):
+      cosine, _ = fading([math.cos(t * z) for z in self.z], self.decay)
+      sine, _ = fading([math.sin(t * z) for z in self.z], self.decay)
+      return math.log(math.hypot(cosine, sine))
+
+    if n < (1 + self.decay) / (1 - self.decay) / 2:
+      return math.nan, n
+    ratio = log_modulus(0.2) / log_modulus(1.0)
+    tail_index = math.log(ratio) / math.log(0.2)
+    return (min(tail_index, 2.0) if tail_index > 0 else math.nan), n

@@ -280,8 +280,9 @@ def test_state_survives_a_bad_gradient(case):
 
     state, updates = scan(hit, after)
     assert_all_finite((state, updates))
-    for name in set(case.readings) & {"tail_index", "tail_index_interval"}:
-      close(optax.tree.get(state, name), optax.tree.get(clean, name))
+    if case.forgets or not np.isfinite(bad):
+      for name in set(case.readings) & {"tail_index", "tail_index_interval"}:
+        close(optax.tree.get(state, name), optax.tree.get(clean, name))
     if not np.isfinite(bad) and "momentum" not in case.kwargs:
       close(updates, expected)
     if "nonfinite_count" in case.readings:

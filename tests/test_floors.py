@@ -15,6 +15,7 @@ FLOORS = [
   {"estimators", "norms", "order_statistics"},
   {"coordinates", "gradient_noise", "intervals", "diagnostics"},
   {"streaming"},
+  {"exponentially_weighted"},
   {"tracking", "modulation", "clipping", "relay"},
   {"optimizers"},
   {"__init__"},

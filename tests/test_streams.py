@@ -1,0 +1,333 @@
+"""Streaming forms against loops over all values, and on samples from SciPy."""
+
+import functools
+
+import chex
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from scipy import stats
+
+import htga_optax
+from htga_optax import estimators, exponentially_weighted, streaming
+
+MOMENT = functools.partial(estimators.moment, k=8)
+ESTIMATORS = {
+  "windowed": streaming.windowed(
+    MOMENT, 32, functools.partial(estimators.moment_standard_error, k=8)
+  ),
+  "windowed_no_error": streaming.windowed(MOMENT, 32),
+  "windowed_hill_automatic": streaming.windowed_hill(32, 8, automatic=True),
+  "ew_hill": exponentially_weighted.hill(0.95),
+  "ew_log_moment": exponentially_weighted.log_moment(0.95),
+  "ew_characteristic_function": (
+    exponentially_weighted.characteristic_function(0.95)
+  ),
+}
+
+
+@pytest.fixture(params=ESTIMATORS)
+def estimator(request):
+  return ESTIMATORS[request.param]
+
+
+def follow(estimator, xs, state=None):
+  """The last state, and the estimates after each value."""
+
+  def step(state, x):
+    state = estimator.update(state, x)
+    return state, estimator.estimate(state)
+
+  state = estimator.init() if state is None else state
+  return jax.jit(functools.partial(lax.scan, step))(state, jnp.float32(xs))
+
+
+def last(estimator, samples):
+  """The estimate at the end of each series, [R, T]."""
+
+  def one(xs):
+    step = lambda state, x: (estimator.update(state, x), None)
+    return estimator.estimate(lax.scan(step, estimator.init(), xs)[0])
+
+  return jax.jit(jax.vmap(one))(jnp.float32(samples))
+
+
+def signed_pareto(steps, seed=0):
+  rng = np.random.default_rng(seed)
+  x = (rng.pareto(1.5, steps) + 1) * rng.choice([-1, 1], steps)
+  return x.astype(np.float32)
+
+
+# -- twins ------------------------------------------------------------------
+
+
+def test_windowed_is_its_estimator_of_the_window():
+  xs = np.abs(signed_pareto(100))
+  _, estimates = follow(ESTIMATORS["windowed"], xs)
+  twin = reference.Windowed(functools.partial(reference.moment, k=8), 32)
+  expected = np.array([twin.update(x) for x in xs])
+  np.testing.assert_allclose(estimates.tail_index, expected, rtol=1e-4)
+  known = np.isfinite(expected)
+  assert not np.any(known[:31]) and np.mean(known[31:]) > 0.5
+  expected = expected[known]
+  relative_error = np.sqrt((expected**2 + 1) / 8)
+  for end, sign in enumerate((-1, 1)):
+    np.testing.assert_allclose(
+      estimates.interval[known, end],
+      expected * np.exp(sign * 1.959964 * relative_error),
+      rtol=1e-3,
+    )
+  _, estimates = follow(ESTIMATORS["windowed_no_error"], xs)
+  assert not np.any(estimates.interval)
+
+
+def test_ew_hill_is_its_twin():
+  xs = np.abs(signed_pareto(300))
+  xs[50:55] = 0.0
+  _, estimates = follow(exponentially_weighted.hill(0.95, 0.2), xs)
+  twin = reference.ExponentialHill(0.95, 0.2)
+  tail_index, k, drift = np.transpose([twin.update(float(x)) for x in xs])
+  np.testing.assert_allclose(estimates.tail_index, tail_index, rtol=1e-3)
+  assert np.all(np.isnan(tail_index[:5])) and np.all(tail_index[40:] > 0)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3)
+  close(estimates.drift[40:], drift[40:])
+  for i in (60, 299):
+    close(estimates.interval[i], reference.hill_interval(tail_index[i], k[i]))
+
+
+@pytest.mark.parametrize(
+  "name, twin, standard_error",
+  [
+    (
+      "ew_log_moment",
+      reference.ExponentialLogMoment,
+      estimators.log_moment_standard_error,
+    ),
+    (
+      "ew_characteristic_function",
+      reference.ExponentialCharacteristicFunction,
+      estimators.characteristic_function_standard_error,
+    ),
+  ],
+)
+def test_stable_law_forms_are_their_twins(name, twin, standard_error):
+  xs = stats.levy_stable.rvs(1.5, 0, 3.0, 2.0, size=150, random_state=0)
+  xs = xs.astype(np.float32)
+  _, estimates = follow(ESTIMATORS[name], xs)
+  twin = twin(0.95)
+  tail_index, n = np.transpose([twin.update(float(x)) for x in xs])
+  np.testing.assert_allclose(estimates.tail_index, tail_index, rtol=1e-3)
+  assert np.all(np.isnan(tail_index[:21])) and np.all(tail_index[23:] > 0)
+  for i in np.flatnonzero(np.isfinite(tail_index))[::30]:
+    error = standard_error(tail_index[i], 1) / n[i] ** 0.5
+    ends = estimators.positive_interval(tail_index[i], error)
+    np.testing.assert_allclose(estimates.interval[i], ends, rtol=1e-3)
+
+
+def test_hill_all_and_automatic_k_are_their_twins():
+  for i, x in enumerate(
+    (signed_pareto(100), np.random.default_rng(0).standard_t(3, 100))
+  ):
+    x = np.abs(x) * 1e20
+    np.testing.assert_allclose(
+      estimators.hill_all(x), reference.hill_all(x), rtol=1e-4
+    )
+    k = jax.jit(functools.partial(estimators.automatic_k, most=25))(x)
+    assert k.dtype == jnp.int32
+    assert k == reference.automatic_k(x, most=25, least=2), i
+    assert estimators.automatic_k(x, most=25, least=25) == 25
+
+
+def test_hill_all_says_where_it_ends():
+  x = [4.0, 2.0, 2.0, 0.0, -1.0]
+  np.testing.assert_allclose(
+    estimators.hill_all(x), [1 / np.log(2), 2 / np.log(2), np.nan, np.nan]
+  )
+  for bad in (np.nan, np.inf):
+    assert np.all(np.isnan(estimators.hill_all([bad, 2.0, 1.0])))
+  assert estimators.automatic_k(np.ones(50), most=12) == 2
+  assert estimators.automatic_k(np.zeros(50), most=12) == 2
+
+
+def test_automatic_windowed_hill_is_hill_at_the_chosen_k():
+  xs = np.abs(signed_pareto(100))
+  _, estimates = follow(ESTIMATORS["windowed_hill_automatic"], xs)
+  assert np.all(np.isnan(estimates.tail_index[:31]))
+  for i in range(31, 100):
+    window = xs[i - 31 : i + 1]
+    k = reference.automatic_k(window, most=8, least=2)
+    np.testing.assert_allclose(
+      estimates.tail_index[i], reference.hill(window, k), rtol=1e-4
+    )
+  low, high = np.transpose(estimates.interval[31:])
+  assert np.all((low < estimates.tail_index[31:]) & (low > 0))
+  assert np.all(high > estimates.tail_index[31:])
+
+
+# -- on samples -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.8, 1.5, 3.0])
+def test_ew_hill_is_as_good_as_a_window(alpha):
+  """Medians within 5 percent, the noise within a fifth, of k = 20 values."""
+  samples = stats.pareto.rvs(alpha, size=(400, 800), random_state=0)
+  estimate = last(exponentially_weighted.hill(0.99, 0.1), samples)
+  log_error = np.log(estimate.tail_index / alpha)
+  assert abs(np.median(log_error)) < 0.05
+  np.testing.assert_allclose(np.std(log_error), 20**-0.5, rtol=0.2)
+  low, high = np.transpose(estimate.interval)
+  assert np.mean((low < alpha) & (alpha < high)) > 0.92
+  assert np.mean(np.abs(estimate.drift) > 2.5) < 0.01
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.5, 1.8])
+@pytest.mark.parametrize(
+  "form, standard_error",
+  [
+    ("log_moment", estimators.log_moment_standard_error),
+    (
+      "characteristic_function",
+      estimators.characteristic_function_standard_error,
+    ),
+  ],
+)
+def test_stable_law_forms_recover_alpha(form, standard_error, alpha):
+  loc = 0.0 if form == "log_moment" else 10.0
+  samples = stats.levy_stable.rvs(
+    alpha, 0, loc, 3.0, size=(200, 2000), random_state=0
+  )
+  estimate = last(getattr(exponentially_weighted, form)(0.998), samples)
+  expected = standard_error(alpha, 999)
+  np.testing.assert_allclose(
+    np.median(estimate.tail_index), alpha, atol=0.4 * expected
+  )
+  np.testing.assert_allclose(np.std(estimate.tail_index), expected, rtol=0.2)
+  low, high = np.transpose(estimate.interval)
+  assert np.mean((low < alpha) & (alpha < high)) > 0.88
+
+
+@pytest.mark.parametrize("factor", [10.0, 0.1])
+def test_ew_hill_says_when_the_level_moves_and_follows(factor):
+  samples = stats.pareto.rvs(1.5, size=(100, 1500), random_state=0)
+  samples[:, 700:] *= factor
+  ew = exponentially_weighted.hill(0.99, 0.1)
+  drift = last(ew, samples[:, :850]).drift
+  assert np.mean(np.sign(factor - 1) * drift > 2.5) > 0.9
+  estimate = last(ew, samples)
+  assert abs(np.median(np.log(estimate.tail_index / 1.5))) < 0.1
+  assert np.mean(np.abs(estimate.drift) > 2.5) < 0.05
+
+
+# -- the contract of a streaming estimator ----------------------------------
+
+
+def test_state_is_finite_strong_and_of_fixed_shape(estimator):
+  state = estimator.init()
+  leaves = jax.tree.leaves(state)
+  assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
+  new = jax.jit(estimator.update)(state, 1.0)
+  for x, y in zip(leaves, jax.tree.leaves(new), strict=True):
+    assert np.all(np.isfinite(x)) and not x.aval.weak_type
+    assert (x.shape, x.dtype) == (y.shape, y.dtype)
+    assert not y.aval.weak_type
+  tail_index, interval, *_ = estimator.estimate(state)
+  assert np.isnan(tail_index)
+  assert (tail_index.dtype, tail_index.shape) == (jnp.float32, ())
+  assert (interval.dtype, interval.shape) == (jnp.float32, (2,))
+
+
+def test_scan_is_loop_and_vmap(estimator):
+  xs = signed_pareto(60)
+  xs = np.abs(xs) if estimator is ESTIMATORS["ew_hill"] else xs
+  scanned, estimates = follow(estimator, xs)
+  state = estimator.init()
+  for x in xs:
+    state = estimator.update(state, x)
+  close = functools.partial(chex.assert_trees_all_close, rtol=1e-4, atol=1e-5)
+  close(state, scanned)
+  both = np.stack([xs, xs[::-1]])
+  _, mapped = jax.vmap(lambda xs: follow(estimator, xs))(both)
+  close(jax.tree.map(lambda x: x[0], mapped), estimates)
+
+
+def test_values_that_are_not_finite_leave_the_state(estimator):
+  xs = np.abs(signed_pareto(50))
+  mixed = np.insert(xs, [0, 0, 20, 40], [np.nan, np.inf, -np.inf, np.nan])
+  clean, _ = follow(estimator, xs)
+  state, _ = follow(estimator, mixed)
+  chex.assert_trees_all_equal(clean, state)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e30, 1e-30, 1e-40])
+def test_state_stays_finite_and_forgets(estimator, value):
+  """Many equal values at the start and later, and then 2,000 good ones."""
+  good = signed_pareto(500, seed=1)
+  if estimator is not ESTIMATORS["ew_characteristic_function"]:
+    good = np.abs(good)
+  bad = np.full(300, value)
+  xs = np.concatenate([bad[:60], good[:100], -bad[:5], bad])
+  state, estimates = follow(estimator, xs)
+  chex.assert_tree_all_finite(state)
+  known = np.isfinite(estimates.tail_index)
+  assert np.all(np.isfinite(estimates.interval[known]))
+  state, estimates = follow(estimator, np.tile(good, 4), state)
+  chex.assert_tree_all_finite(state)
+  _, clean = follow(estimator, np.tile(good, 4))
+  np.testing.assert_allclose(
+    estimates.tail_index[-300:], clean.tail_index[-300:], rtol=0.05
+  )
+
+
+def test_largest_numbers_stay_finite(estimator):
+  huge = np.finfo(np.float32).max
+  xs = [huge, -huge, 1e-38, huge, huge, -1e-38, 0.0, 3.0, -huge] * 20
+  for start in range(3):
+    state, estimates = follow(estimator, xs[start:])
+    chex.assert_tree_all_finite(state)
+    known = np.isfinite(estimates.tail_index)
+    assert np.all(np.isfinite(estimates.interval[known]))
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_inside_a_tracker(estimator, per_layer):
+  xs = np.abs(signed_pareto(80))
+  tx = htga_optax.track_tail_index(estimator=estimator, per_layer=per_layer)
+  grads = {"a": jnp.stack([0 * xs, xs], axis=1), "b": jnp.zeros([80, 3])}
+  first = jax.tree.map(lambda x: x[0], grads)
+  step = lambda state, g: tx.update(g, state)[::-1]
+  state, _ = jax.jit(functools.partial(lax.scan, step))(tx.init(first), grads)
+  chex.assert_tree_all_finite(state)
+  _, estimates = follow(estimator, xs)
+  known = estimates.tail_index[np.isfinite(estimates.tail_index)]
+  tail_index = state.tail_index["a"] if per_layer else state.tail_index
+  np.testing.assert_allclose(tail_index, known[-1] if known.size else 0.0, 1e-3)
+  if per_layer:  # of zeros nothing is said
+    assert state.tail_index["b"] == 0
+
+
+def test_bad_arguments_are_named():
+  for make in (
+    exponentially_weighted.hill,
+    exponentially_weighted.log_moment,
+    exponentially_weighted.characteristic_function,
+  ):
+    for decay in (0.0, 1.0):
+      with pytest.raises(ValueError, match=r"decay must be in \(0, 1\), got"):
+        make(decay)
+  with pytest.raises(ValueError, match="tail_fraction must be in"):
+    exponentially_weighted.hill(0.99, 1.0)
+  with pytest.raises(ValueError, match="k=8 for a sample of 8"):
+    streaming.windowed(MOMENT, 8)
+  with pytest.raises(ValueError, match="one number, got shape"):
+    streaming.windowed(jnp.sort, 8)
+  with pytest.raises(TypeError, match="window_size must be a static integer"):
+    streaming.windowed(MOMENT, 8.0)
+  with pytest.raises(ValueError, match="k=9 for a sample of 9"):
+    estimators.automatic_k(np.ones(9), most=9)
+  with pytest.raises(ValueError, match="at most most=4, got 5"):
+    estimators.automatic_k(np.ones(9), most=4, least=5)
+  with pytest.raises(ValueError, match="level must be in"):
+    estimators.positive_interval(1.0, 1.0, level=1.0)
