@@ -68,7 +68,10 @@ def _sentence(
 ) -> str:
   said = []
   if not tail_index:
-    said.append("No tail index yet: the window is not full.")
+    said.append(
+      "No tail index yet: the window is not full, or its largest norms are"
+      " equal."
+    )
   else:
     low, high = map(float, interval)
     drift, misfit = map(float, statistics)

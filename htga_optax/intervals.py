@@ -105,12 +105,13 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
   arrivals, ascending = window
   n = arrivals.size
   scores = _normal_scores(arrivals, ascending)
-  time = (jnp.arange(n) - (n - 1) / 2) * math.sqrt(12 / max(n**2 - 1, 1))
+  time = (np.arange(n) - (n - 1) / 2) * math.sqrt(12 / max(n**2 - 1, 1))
+  time = jnp.asarray(time, jnp.float32)  # of mean 0 and variance 1
   detrended = scores - jnp.mean(scores * time) * time
   inflation, spread = _inflations(jnp.stack([scores, detrended]), k)
 
   early_or_late = arrivals > ascending[-(k + 1)]
-  count = jnp.sum(early_or_late)
+  count = jnp.sum(early_or_late, dtype=jnp.float32)
   drift = jnp.sum(jnp.where(early_or_late, time, 0.0))
   variance = spread * count * (1 - count / n)
   return Series(
@@ -150,9 +151,9 @@ def interval(
   """
   both = jnp.stack([jnp.ones_like(series.bias), series.bias])
   tail_index = jnp.asarray(tail_index, jnp.float32)
-  ends = estimators.hill_interval(
-    tail_index * both, k / series.inflation, level
-  )
+  # Below 0.12 the ends in Wilson and Hilferty's form come closer again.
+  size = jnp.maximum(k / series.inflation, 0.12)
+  ends = estimators.hill_interval(tail_index * both, size, level)
   return jnp.stack([jnp.min(ends), jnp.max(ends)])
 
 
@@ -210,7 +211,8 @@ def _inflations(scores: jax.Array, k: int) -> jax.Array:
   shifted = jnp.where(later < n, scores[:, jnp.minimum(later, n - 1)], 0.0)
   power = jnp.sum(scores**2, axis=1, keepdims=True)
   rho = jnp.sum(scores[:, None] * shifted, axis=2)
-  rho = jnp.clip(rho / jnp.where(power > 0, power, 1.0), 0.0, 1.0)
+  # Scores that are all equal are zero but for their rounding.
+  rho = jnp.clip(rho / jnp.maximum(power, 1e-3), 0.0, 1.0)
   rho = lax.cummin(rho, axis=1)  # after a zero, zeros
   # C between the points of its table, which are even in sqrt(1 - rho).
   place = (_POINTS - 1) * (1 - jnp.sqrt(1 - rho))

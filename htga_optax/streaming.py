@@ -78,7 +78,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
       \log\frac{x}{X_{(k+1)}}\Bigr)^{-k} - \frac12,
 
   which is exactly uniform on independent Pareto values (:math:`\hat\alpha` has
-  a Gamma law). Tails lighter than a power law stay in the middle, and have a
+  a Gamma law); for dependent ones k is k/D here. Tails lighter than a power law stay in the middle, and have a
   negative mean: -0.034 for half-normal values, at k/W of 10 percent. The misfit
   is the fading sum of the scores over its standard deviation, with the memory
   of 16k exceedances (16 windows): it finds in long runs what no window shows.
@@ -121,7 +121,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
     return HillState(
       window=order_statistics.empty_window(window_size),
       series=intervals.Series(zero() + 1, zero() + 1, zero()),
-      age=zero(jnp.int32),
+      age=zero(jnp.int32) + (refresh_every - 1),  # due once the window is full
       misfit_sum=zero(),
       misfit_weight=zero(),
     )
@@ -148,7 +148,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
     excess = jnp.log(x / threshold)
     size = k / state.series.inflation
     survival = jnp.exp(-size * jnp.log1p(tail_index / size * excess))
-    held_out = (excess > 0) & jnp.isfinite(survival)
+    held_out = (excess > 0) & jnp.isfinite(x) & jnp.isfinite(survival)
     score = jnp.where(held_out, survival - 0.5, 0.0)
     weight = jnp.where(held_out, fade, 1.0)
     return HillState(
