@@ -84,7 +84,8 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
       {\sqrt{D_1\, k (1 - k/W)\,\operatorname{var} t}}
 
   with the inflation :math:`D_1` of the indicator, from scores without their
-  linear trend (which would hide a trend behind the dependence it makes).
+  trend, linear in t or in the normal scores of t (which would hide a trend
+  behind the dependence it makes).
 
   Args:
     window: the values, all slots filled.
@@ -105,14 +106,14 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
   arrivals, ascending = window
   n = arrivals.size
   scores = _normal_scores(arrivals, ascending)
-  time = (np.arange(n) - (n - 1) / 2) * math.sqrt(12 / max(n**2 - 1, 1))
-  time = jnp.asarray(time, jnp.float32)  # of mean 0 and variance 1
-  detrended = scores - jnp.mean(scores * time) * time
+  trends = jnp.asarray(_trends(n), jnp.float32)
+  fit = jnp.mean(scores * trends, axis=1, keepdims=True)
+  detrended = scores - jnp.sum(fit * trends, axis=0)
   inflation, spread = _inflations(jnp.stack([scores, detrended]), k)
 
   early_or_late = arrivals > ascending[-(k + 1)]
   count = jnp.sum(early_or_late, dtype=jnp.float32)
-  drift = jnp.sum(jnp.where(early_or_late, time, 0.0))
+  drift = jnp.sum(jnp.where(early_or_late, trends[0], 0.0))
   variance = spread * count * (1 - count / n)
   return Series(
     inflation=inflation,
@@ -189,11 +190,7 @@ def hill_interval(x: ArrayLike, k: int, level: float = 0.95) -> jax.Array:
 
 def _normal_scores(arrivals: jax.Array, ascending: jax.Array) -> jax.Array:
   """Standard normal quantiles at the ranks, in classes, of mean 0: [W]."""
-  n = arrivals.size
-  classes = min(n, _CLASSES)
-  first = np.arange(classes) * n // classes  # of each class
-  quantiles = [_NORMAL.inv_cdf((i + 0.5) / n) for i in range(n)]
-  levels = np.add.reduceat(quantiles, first) / np.diff(first, append=n)
+  first, levels = _classes(arrivals.size)
   steps = jnp.asarray(np.diff(levels), jnp.float32)
   reached = arrivals[:, None] >= ascending[first[1:]]
   scores = jnp.sum(jnp.where(reached, steps, 0.0), axis=1)
@@ -239,6 +236,26 @@ def _bias(ascending: jax.Array, k: int) -> jax.Array:
   beta = n / size * (d * d0 - d1) / jnp.where(usable, below, 1.0)
   beta = jnp.where(usable, jnp.clip(beta, -2.0, 2.0), 0.0)
   return 1 / (1 - beta * k / (2 * n))
+
+
+@functools.lru_cache
+def _classes(n: int) -> tuple[np.ndarray, np.ndarray]:
+  """The first rank of each class, and the mean normal quantile in it."""
+  classes = min(n, _CLASSES)
+  first = np.arange(classes) * n // classes
+  quantiles = [_NORMAL.inv_cdf((i + 0.5) / n) for i in range(n)]
+  return first, np.add.reduceat(quantiles, first) / np.diff(first, append=n)
+
+
+@functools.lru_cache
+def _trends(n: int) -> np.ndarray:
+  """Time, and what its normal scores add, of mean 0 and variance 1: [2, n]."""
+  first, levels = _classes(n)
+  time = np.arange(n) - (n - 1) / 2
+  normal = np.repeat(levels, np.diff(first, append=n))
+  normal = normal - np.mean(normal)
+  normal -= np.sum(normal * time) / np.sum(time**2) * time
+  return np.stack([v / max(np.std(v), 1e-6) for v in (time, normal)])
 
 
 @functools.lru_cache
