@@ -78,10 +78,11 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
       \log\frac{x}{X_{(k+1)}}\Bigr)^{-k} - \frac12,
 
   which is exactly uniform on independent Pareto values (:math:`\hat\alpha` has
-  a Gamma law); for dependent ones k is k/D here. Tails lighter than a power law stay in the middle, and have a
-  negative mean: -0.034 for half-normal values, at k/W of 10 percent. The misfit
-  is the fading sum of the scores over its standard deviation, with the memory
-  of 16k exceedances (16 windows): it finds in long runs what no window shows.
+  a Gamma law); for dependent ones k is k/D here. Tails lighter than a power law
+  stay in the middle, and have a negative mean: -0.034 for half-normal values,
+  at k/W of 10 percent. The misfit is the fading sum of the scores over its
+  standard deviation, with the memory of 16k exceedances (16 windows): it finds
+  in long runs what no window shows.
   The variance of a score is 1/12, and 1/48 of one among many, since fits and
   scores share their values (derived here, by the delta method).
 
