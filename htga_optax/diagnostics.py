@@ -29,7 +29,7 @@ def explain(state: Any) -> str:
     ...   _, state = update(jnp.asarray([r]), state)
     >>> print(diagnostics.explain(state))
     Tail index 1.4 (95 %: 0.92 to 2.1): perhaps heavy, an infinite variance is
-    within the interval. A power law is not rejected (drift -0.6, misfit 1.6).
+    within the interval. A power law is not rejected (drift -0.3, misfit -0.3).
   """
   try:
     tail_index = optax.tree.get(state, "tail_index")

@@ -108,7 +108,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
     >>> state, _ = jax.lax.scan(lambda s, x: (update(s, x), None), init(), x)
     >>> tail_index, (low, high), *_ = estimate(state)
     >>> print(f"{tail_index:.1f} ({low:.1f} to {high:.1f})")
-    1.4 (0.9 to 2.0)
+    1.4 (0.9 to 2.1)
   """
   checks.check_size("window_size", window_size)
   estimators.check_tail_size(k, window_size, "a window of")
