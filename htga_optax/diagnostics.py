@@ -89,11 +89,11 @@ def _sentence(
         f" window, so their level has {change}, and a trend reads as a tail."
       )
     else:
-      reach = "farther" if misfit > 0 else "less far"
-      said.append(
-        f"Do not trust it {tests}: the largest norms reach {reach} than a"
-        " power law's would."
-      )
+      # A level that has risen scores like a light tail.
+      reach = "farther than a power law's would"
+      if misfit < 0:
+        reach = "less far than a power law's would, or their level has risen"
+      said.append(f"Do not trust it {tests}: the largest norms reach {reach}.")
     if inflation >= 1.5:
       said.append(
         f"The norms depend on those before, so that {inflation:.1f} of them"

