@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow test-oldest lint format bench clean
+.PHONY: help demo test test-slow test-oldest lint format bench tables clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -60,6 +60,9 @@ format: $(VENV)/.installed  ## let ruff rewrite
 
 bench: $(VENV)/.installed  ## speed, as ratios to named opponents in one run
 	$(PYTEST) -q -p no:xdist -o python_files="bench_*.py" benchmarks
+
+tables: $(VENV)/.installed  ## what holds how often: the other tables of benchmarks
+	$(BIN)/python benchmarks/coverage.py
 
 clean:  ## remove what was made
 	rm -rf .venv .venv-oldest build dist .pytest_cache .ruff_cache

@@ -5,19 +5,12 @@ opponent in the set-up of that round, so that a busy machine slows both. Rows
 end up in benchmarks/README.md between its two markers.
 """
 
-import datetime
-import importlib.metadata
-import os
-import pathlib
-import platform
 import statistics
 import time
 
-import jax
 import pytest
+import tables
 
-README = pathlib.Path(__file__).parent / "README.md"
-BEGIN, END = "<!-- table: begin -->\n", "<!-- table: end -->\n"
 ROWS = []
 
 
@@ -71,41 +64,10 @@ def race(benchmark):
   return run
 
 
-def machine():
-  """What the figures were measured on."""
-  cpu = platform.processor() or platform.machine()
-  info = pathlib.Path("/proc/cpuinfo")
-  if info.exists():
-    names = [x for x in info.read_text().splitlines() if "model name" in x]
-    cpu = names[0].split(":")[1].strip() if names else cpu
-  devices = jax.devices()
-  accelerator = (
-    "" if devices[0].platform == "cpu" else f", {devices[0].device_kind}"
-  )
-
-  packages = ("jax", "jaxlib", "optax", "numpy", "scipy")
-  packages += ("heavytails", "powerlaw")
-  versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
-  return (
-    f"{cpu}, {os.cpu_count()} cores{accelerator}; Python"
-    f" {platform.python_version()}, {versions};"
-    f" {datetime.date.today().isoformat()}; `make bench`"
-  )
-
-
 def pytest_sessionfinish(session, exitstatus):
   del session, exitstatus
   if not ROWS:
     return
-  lines = [
-    machine(),
-    "",
-    "| question | ours | opponent | ratio | at most | holds |",
-    "|---|---|---|---|---|---|",
-    *("| " + " | ".join(cells) + " |" for cells in ROWS),
-  ]
-  table = "\n".join(lines) + "\n"
-  text = README.read_text()
-  before, rest = text.split(BEGIN)
-  README.write_text(before + BEGIN + table + END + rest.split(END)[1])
-  print("\n" + table)
+  head = ["question", "ours", "opponent", "ratio", "at most", "holds"]
+  rows = tables.table(head, ROWS)
+  tables.write("table", [tables.machine("make bench"), "", *rows])

@@ -29,7 +29,7 @@ def explain(state: Any) -> str:
     ...   _, state = update(jnp.asarray([r]), state)
     >>> print(diagnostics.explain(state))
     Tail index 1.4 (95 %: 0.92 to 2.1): perhaps heavy, an infinite variance is
-    within the interval. A power law is not rejected (drift -0.6, misfit 1.6).
+    within the interval. A power law is not rejected (drift -0.3, misfit -0.3).
   """
   try:
     tail_index = optax.tree.get(state, "tail_index")
@@ -68,7 +68,10 @@ def _sentence(
 ) -> str:
   said = []
   if not tail_index:
-    said.append("No tail index yet: the window is not full.")
+    said.append(
+      "No tail index yet: the window is not full, or its largest norms are"
+      " equal."
+    )
   else:
     low, high = map(float, interval)
     drift, misfit = map(float, statistics)
@@ -86,11 +89,11 @@ def _sentence(
         f" window, so their level has {change}, and a trend reads as a tail."
       )
     else:
-      reach = "farther" if misfit > 0 else "less far"
-      said.append(
-        f"Do not trust it {tests}: the largest norms reach {reach} than a"
-        " power law's would."
-      )
+      # A level that has risen scores like a light tail.
+      reach = "farther than a power law's would"
+      if misfit < 0:
+        reach = "less far than a power law's would, or their level has risen"
+      said.append(f"Do not trust it {tests}: the largest norms reach {reach}.")
     if inflation >= 1.5:
       said.append(
         f"The norms depend on those before, so that {inflation:.1f} of them"

@@ -267,7 +267,8 @@ def hill_interval(
   95 percent interval covers 95 percent of iid Pareto(1.5) samples, 81 percent
   on :math:`|t_3|`, and 63 percent on an autocorrelated Pareto(1.5) series
   (AR(0.9), Gaussian copula; figures of `tests/test_estimators.py`). Gradient
-  norms are autocorrelated: read it as the narrowest interval there may be.
+  norms are autocorrelated: :func:`intervals.hill_interval` is for values in
+  order of time (95 percent on that series), and trackers read that one.
 
   Args:
     tail_index: Hill's estimate, [...].

@@ -349,7 +349,7 @@ def unless_rejected(
 
   Raises:
     TypeError: `listener` is not a gradient transformation.
-    ValueError: a reading is missing.
+    ValueError: a reading is missing, or one is per layer and the other not.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -381,6 +381,12 @@ def unless_rejected(
         "unless_rejected needs the readings `tail_index` and"
         " `tail_model_rejected`: put track_tail_index() before it in"
         " htga_optax.relay(...), or pass both to update."
+      )
+    like = jax.tree.structure(tail_index)
+    if jax.tree.structure(tail_model_rejected) != like:
+      raise ValueError(
+        f"tail_model_rejected must be like tail_index ({like}), got"
+        f" {jax.tree.structure(tail_model_rejected)}."
       )
     trusted = jax.tree.map(
       lambda alpha, rejected: jnp.where(rejected, 0.0, alpha),

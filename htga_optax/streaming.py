@@ -80,10 +80,11 @@ def windowed_hill(
       \log\frac{x}{X_{(k+1)}}\Bigr)^{-k} - \frac12,
 
   which is exactly uniform on independent Pareto values (:math:`\hat\alpha` has
-  a Gamma law). Tails lighter than a power law stay in the middle, and have a
-  negative mean: -0.034 for half-normal values, at k/W of 10 percent. The misfit
-  is the fading sum of the scores over its standard deviation, with the memory
-  of 16k exceedances (16 windows): it finds in long runs what no window shows.
+  a Gamma law); for dependent ones k is k/D here. Tails lighter than a power law
+  stay in the middle, and have a negative mean: -0.034 for half-normal values,
+  at k/W of 10 percent. The misfit is the fading sum of the scores over its
+  standard deviation, with the memory of 16k exceedances (16 windows): it finds
+  in long runs what no window shows.
   The variance of a score is 1/12, and 1/48 of one among many, since fits and
   scores share their values (derived here, by the delta method).
 
@@ -115,7 +116,7 @@ def windowed_hill(
     >>> state, _ = jax.lax.scan(lambda s, x: (update(s, x), None), init(), x)
     >>> tail_index, (low, high), *_ = estimate(state)
     >>> print(f"{tail_index:.1f} ({low:.1f} to {high:.1f})")
-    1.4 (0.9 to 2.0)
+    1.4 (0.9 to 2.1)
   """
   checks.check_size("window_size", window_size)
   estimators.check_tail_size(k, window_size, "a window of")
@@ -129,7 +130,7 @@ def windowed_hill(
     return HillState(
       window=order_statistics.empty_window(window_size),
       series=intervals.Series(zero() + 1, zero() + 1, zero()),
-      age=zero(jnp.int32),
+      age=zero(jnp.int32) + (refresh_every - 1),  # due once the window is full
       misfit_sum=zero(),
       misfit_weight=zero(),
     )
@@ -156,7 +157,7 @@ def windowed_hill(
     excess = jnp.log(x / threshold)
     size = k / state.series.inflation
     survival = jnp.exp(-size * jnp.log1p(tail_index / size * excess))
-    held_out = (excess > 0) & jnp.isfinite(survival)
+    held_out = (excess > 0) & jnp.isfinite(x) & jnp.isfinite(survival)
     score = jnp.where(held_out, survival - 0.5, 0.0)
     weight = jnp.where(held_out, fade, 1.0)
     return HillState(

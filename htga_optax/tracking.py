@@ -80,8 +80,13 @@ def track_tail_index(
   k largest norms lie too early or too late in the window (drift), or when norms
   exceed the threshold otherwise than a Pareto tail would (misfit, tested on
   each norm before it enters the window); :func:`diagnostics.explain` puts it
-  in a sentence, and :func:`unless_rejected` makes a listener wait. On
-  independent Pareto norms FALSE
+  in a sentence, and :func:`unless_rejected` makes a listener wait. Of
+  independent Pareto norms 3 percent of the steps are flagged (W = 256, k = 25;
+  `benchmarks/coverage.py`), with AR(0.9) 8 and with AR(0.97) 28 percent; of
+  :math:`|t_3|`, whose tail begins late, 10 percent, of half-normal norms 81 and
+  of those of a Gaussian vector 28 (W = 1024, k = 64: 99 and 67). A misfit shows
+  in a run of many windows, not in the first; a stable law with
+  :math:`\alpha=1.8`, which reads as lighter than it is, is flagged in 9.
 
   Under `optax.MultiSteps` it sees one norm per real step only if it is inside.
 
@@ -112,7 +117,7 @@ def track_tail_index(
     >>> tail_index = optax.tree.get(state, "tail_index")
     >>> low, high = optax.tree.get(state, "tail_index_interval")
     >>> print(f"{tail_index:.1f} ({low:.1f} to {high:.1f})")
-    2.0 (1.0 to 3.5)
+    2.0 (1.0 to 3.6)
   """
   if estimator is None:
     estimator = streaming.windowed_hill(window_size, k)

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from scipy import stats
 
 
 def hill(x, k):
@@ -15,7 +16,7 @@ def hill(x, k):
 def hill_interval(tail_index, k, z=1.959964):
   """Quantiles of Gamma(k)/k by Wilson and Hilferty."""
   center, spread = 1 - 1 / (9 * k), z / (3 * math.sqrt(k))
-  return [tail_index * (center + s * spread) ** 3 for s in (-1, 1)]
+  return [tail_index * max(center + s * spread, 0) ** 3 for s in (-1, 1)]
 
 
 def inverse(xi):
@@ -109,6 +110,152 @@ def characteristic_function(x):
   ratio = math.log(modulus(0.2)) / math.log(modulus(1.0))
   tail_index = math.log(ratio) / math.log(0.2)
   return min(tail_index, 2.0) if tail_index > 0 else math.nan
+
+
+def copula_correlation(rho, p, is_excess, points=80):
+  """Of psi over the p largest values, of two normals with correlation rho.
+
+  The double integral of psi(g) psi(h) against their density, h given g.
+  """
+  if rho >= 1:
+    return 1.0
+  threshold, scale = stats.norm.isf(p), math.sqrt(1 - rho**2)
+  nodes, weights = np.polynomial.legendre.leggauss(points)
+
+  def psi(g):
+    return math.log(p) - stats.norm.logsf(g) - 1 if is_excess else 1.0
+
+  half = (9 - threshold) / 2
+  g = threshold + half * (nodes + 1)
+  start = np.clip((threshold - rho * g) / scale, -9, 9)
+  half_z = (9 - start) / 2
+  z = start[:, None] + half_z[:, None] * (nodes + 1)
+  inner = psi(rho * g[:, None] + scale * z) * stats.norm.pdf(z)
+  inner = half_z * np.sum(weights * inner, axis=1)
+  product = half * np.sum(weights * psi(g) * stats.norm.pdf(g) * inner)
+  return product / p if is_excess else (product - p**2) / (p * (1 - p))
+
+
+def rank_scores(x):
+  """The mean normal quantile of the class of 1/32 that a value is in."""
+  n, ordered = len(x), sorted(x)
+  classes = min(n, 32)
+  starts = [i * n // classes for i in range(classes)]
+  levels = [
+    np.mean([stats.norm.ppf((r + 0.5) / n) for r in range(start, stop)])
+    for start, stop in zip(starts, [*starts[1:], n])
+  ]
+  # Equal values are all in the highest class that one of them starts.
+  scores = [
+    levels[max(i for i in range(classes) if i == 0 or v >= ordered[starts[i]])]
+    for v in x
+  ]
+  return np.array(scores) - np.mean(scores)
+
+
+def inflation(scores, k, is_excess):
+  """1 + 2 sum_h (1 - h/n) C(rho_h), with C linear between twelve lags."""
+  n = len(scores)
+  longest = max(n // 4, 1)
+  lags = sorted({round(v) for v in np.geomspace(1, longest, min(12, longest))})
+  if np.ptp(scores) < 1e-9:
+    return 1.0
+  correlations, least = [], 1.0
+  for h in lags:
+    rho = sum(scores[t] * scores[t + h] for t in range(n - h))
+    least = min(least, max(rho / sum(s**2 for s in scores), 0.0))
+    correlations.append(
+      copula_correlation(least, k / n, is_excess) if least > 1e-6 else 0.0
+    )
+  every = range(1, longest + 1)
+  between = np.interp(every, lags, correlations)
+  return 1 + 2 * sum((1 - h / n) * c for h, c in zip(every, between))
+
+
+def second_order_bias(x, k):
+  """1/(1 - beta k/(2n)), with beta from the n/2 largest values."""
+  n, x = len(x), sorted(map(float, x), reverse=True)
+  size = n // 2
+  if size <= k:
+    return 1.0
+  logs = [math.log(max(v, 1e-37)) for v in x[: size + 1]]
+  weights = [i / size for i in range(1, size + 1)]
+  spacings = [i * (logs[i - 1] - logs[i]) for i in range(1, size + 1)]
+  d = np.mean(weights)
+  d0, d1, d2 = (
+    np.mean([w**j * s for w, s in zip(weights, spacings)]) for j in range(3)
+  )
+  if d * d1 == d2:
+    return 1.0
+  beta = n / size * (d * d0 - d1) / (d * d1 - d2)
+  return 1 / (1 - min(max(beta, -2.0), 2.0) * k / (2 * n))
+
+
+def series(x, k):
+  """Inflation, bias and drift of a window in order of time."""
+  n, threshold = len(x), sorted(x)[-k - 1]
+  scores, time = rank_scores(x), np.arange(n) - (n - 1) / 2
+  trends = np.stack([time, rank_scores(range(n))], axis=1)
+  rest = scores - trends @ np.linalg.lstsq(trends, scores, rcond=1e-9)[0]
+  top = [t for v, t in zip(x, time) if v > threshold]
+  variance = len(top) * (1 - len(top) / n) * np.var(time)
+  drift = 0.0
+  if top:
+    drift = sum(top) / math.sqrt(inflation(rest, k, False) * variance)
+  return inflation(scores, k, True), second_order_bias(x, k), drift
+
+
+def series_interval(tail_index, k, inflation, bias):
+  """Of the effective size, over both estimates."""
+  size = max(k / inflation, 0.12)
+  ends = hill_interval(tail_index, size)
+  ends += hill_interval(bias * tail_index, size)
+  return [min(ends), max(ends)]
+
+
+class WindowedHill:
+  """Values and held-out scores in lists; a look at the order every W/16."""
+
+  def __init__(self, window_size, k):
+    self.window_size, self.k = window_size, k
+    self.values, self.scores, self.since = [], [], 0
+    self.series = 1.0, 1.0, 0.0
+
+  def tail_index(self):
+    top = sorted(self.values)[-(self.k + 1) :]
+    if len(self.values) < self.window_size or not 0 < top[0] < top[-1]:
+      return math.nan
+    return hill(self.values, self.k)
+
+  def update(self, x):
+    if not math.isfinite(x):
+      return
+    tail_index, size = self.tail_index(), self.k / self.series[0]
+    if math.isfinite(tail_index):
+      threshold = sorted(self.values)[-(self.k + 1)]
+      if x > threshold:
+        survival = (1 + tail_index / size * math.log(x / threshold)) ** -size
+        self.scores.append(survival - 0.5)
+    self.values = [*self.values, float(x)][-self.window_size :]
+    if len(self.values) == self.window_size:
+      if self.since == 0:
+        self.series = series(self.values, self.k)
+      self.since = (self.since + 1) % max(self.window_size // 16, 1)
+
+  def estimate(self):
+    tail_index = self.tail_index()
+    inflation, bias, drift = self.series
+    fade = 1 - 1 / (8 * self.k)
+    weights = [fade**i for i in range(len(self.scores))][::-1]
+    weight = sum(w**2 for w in weights)
+    variance = (weight / 48 + min(weight, self.k) / 16) * inflation
+    misfit = sum(w * s for w, s in zip(weights, self.scores))
+    return (
+      tail_index,
+      series_interval(tail_index, self.k, inflation, bias),
+      drift,
+      misfit / math.sqrt(max(variance, 1 / 12)),
+    )
 
 
 class Tracker:

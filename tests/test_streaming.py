@@ -64,15 +64,16 @@ def test_windowed_hill_is_hill_of_the_window():
     state = update(state, x)
     return state, estimate(state)
 
-  _, (tail_index, interval) = jax.jit(lambda xs: lax.scan(step, init(), xs))(xs)
-  assert tail_index.dtype == interval.dtype == jnp.float32
+  _, estimates = jax.jit(lambda xs: lax.scan(step, init(), xs))(xs)
+  tail_index, interval = estimates.tail_index, estimates.interval
+  assert all(leaf.dtype == jnp.float32 for leaf in estimates)
   assert np.all(np.isnan(tail_index[:63])) and np.all(np.isnan(interval[:63]))
   for i in range(63, 500):
     expected = reference.hill(xs[i - 63 : i + 1], 8)
     np.testing.assert_allclose(tail_index[i], expected, rtol=1e-5)
-    np.testing.assert_allclose(
-      interval[i], reference.hill_interval(expected, 8), rtol=1e-5
-    )
+    # Dependence and bias widen it (tests/test_intervals.py says by how much).
+    low, high = reference.hill_interval(expected, 8)
+    assert interval[i, 0] < low * 1.00001 and interval[i, 1] > high * 0.99999
 
 
 def test_bad_arguments_are_named():

@@ -56,11 +56,27 @@ def test_tracker_is_its_twin_and_passes_updates_on():
   twin = reference.Tracker(**SIZES)
   expected = [twin.update(np.linalg.norm(g)) for g in grads]
   np.testing.assert_allclose(log(states, "tail_index"), expected, rtol=1e-5)
-  intervals = [reference.hill_interval(a, 4) for a in expected]
-  np.testing.assert_allclose(
-    log(states, "tail_index_interval"), intervals, rtol=1e-5
-  )
   assert log(states, "nonfinite_count")[-1] == twin.nonfinite_count == 2
+
+
+def test_tracker_reads_what_its_estimator_says_and_keeps_the_last():
+  grads = heavy_gradients(100)
+  grads[40] = np.nan
+  grads[60:80] = grads[60] / np.linalg.norm(grads[60])
+  _, states = scan(htga_optax.track_tail_index(**SIZES), grads)
+  estimator, last = reference.WindowedHill(**SIZES), ([0, 0], [0, 0])
+  for i, g in enumerate(grads):
+    estimator.update(np.linalg.norm(g))
+    tail_index, interval, drift, misfit = estimator.estimate()
+    if np.isfinite(tail_index):
+      last = interval, [drift, misfit]
+    got = log(states, "tail_model_statistics")[i]
+    np.testing.assert_allclose(
+      log(states, "tail_index_interval")[i], last[0], rtol=5e-3
+    )
+    np.testing.assert_allclose(got, last[1], rtol=5e-3, atol=5e-3)
+    rejected = np.max(np.abs(got)) > 2.5
+    assert log(states, "tail_model_rejected")[i] == rejected
 
 
 def test_tracker_per_layer_holds_a_window_per_leaf():
@@ -77,6 +93,18 @@ def test_tracker_per_layer_holds_a_window_per_leaf():
     twin = reference.Tracker(**SIZES)
     expected = [twin.update(np.linalg.norm(g)) for g in grads[name]]
     np.testing.assert_allclose(tail_index[name], expected, rtol=1e-5)
+    _, alone = scan(htga_optax.track_tail_index(**SIZES), grads[name])
+    for field in ("tail_index_interval", "tail_model_statistics"):
+      np.testing.assert_allclose(
+        optax.tree.get(states, field)[name],
+        log(alone, field),
+        rtol=1e-3,
+        atol=1e-3,
+      )
+    np.testing.assert_array_equal(
+      optax.tree.get(states, "tail_model_rejected")[name],
+      log(alone, "tail_model_rejected"),
+    )
 
 
 def test_tracker_keeps_the_last_estimate_when_there_is_none():
@@ -118,6 +146,8 @@ def test_a_trend_reads_as_a_tail():
   falling = np.geomspace(10, 1, 256, dtype=np.float32)[:, None]
   _, states = scan(htga_optax.track_tail_index(256, 16), falling)
   assert 5 < log(states, "tail_index")[-1] < 20
+  assert log(states, "tail_model_rejected")[-1]
+  assert log(states, "tail_model_statistics")[-1, 0] < -5
 
 
 # -- amplification ----------------------------------------------------------
@@ -252,6 +282,103 @@ def test_scale_by_tail_index_is_the_rule(beta):
     scale = min(max((tail_index / 1.7) ** beta, 0.8), 1.3) if tail_index else 1
     np.testing.assert_allclose(updates[i], scale * g, rtol=1e-5)
     np.testing.assert_allclose(log(states, "rate_scale")[i], scale, rtol=1e-5)
+
+
+# -- listeners that wait ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  "listener",
+  [
+    htga_optax.amplify(htga_optax.ratio_exponent(), tau=1.0),
+    htga_optax.scale_by_tail_index(),
+  ],
+)
+def test_unless_rejected_is_the_listener_or_the_identity(listener):
+  grads = heavy_gradients(20)
+  tx = htga_optax.unless_rejected(listener)
+  theirs, _ = scan(listener, grads, tail_index=1.5)
+  for rejected, expected in ((False, theirs), (True, grads)):
+    updates, _ = scan(
+      tx, grads, tail_index=1.5, tail_model_rejected=jnp.asarray(rejected)
+    )
+    np.testing.assert_array_equal(updates, expected)
+
+
+def test_unless_rejected_waits_layer_by_layer():
+  g = {"a": jnp.ones(2), "b": {"c": jnp.ones(3)}, "none": None}
+  tx = htga_optax.unless_rejected(
+    htga_optax.scale_by_tail_index(per_layer=True)
+  )
+  updates, state = tx.update(
+    g,
+    tx.init(g),
+    tail_index={"a": 3.0, "b": {"c": 3.0}, "none": None},
+    tail_model_rejected={"a": True, "b": {"c": False}, "none": None},
+  )
+  np.testing.assert_array_equal(updates["a"], 1)
+  np.testing.assert_array_equal(updates["b"]["c"], 1.5)
+  assert state.rate_scale["a"] == 1 and state.rate_scale["b"]["c"] == 1.5
+
+
+def warm_up(steps=700, until=60):
+  """Pareto(4) norms, four times as large at first."""
+  grads = heavy_gradients(steps, alpha=4.0)
+  grads[:until] *= 4
+  return grads
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_htga_waits_until_a_warm_up_has_left_the_window(per_layer):
+  grads = {"w": warm_up()}
+  tx = htga_optax.scale_by_htga(
+    256, 25, per_layer=per_layer, unless_rejected=True
+  )
+  updates, states = scan(tx, grads)
+  rejected = optax.tree.get(states, "tail_model_rejected")
+  rejected = np.asarray(rejected["w"] if per_layer else rejected)
+  assert np.all(rejected[255:300]) and not np.any(rejected[400:])
+  full = np.arange(rejected.size) >= 255
+  waits = rejected | ~full
+  ours, theirs = updates["w"], grads["w"]
+  np.testing.assert_array_equal(ours[waits], theirs[waits])
+  changed = np.any(ours != theirs, axis=1)
+  np.testing.assert_array_equal(changed, ~waits)
+  acts, _ = scan(htga_optax.scale_by_htga(256, 25, per_layer=per_layer), grads)
+  np.testing.assert_allclose(acts["w"][~waits], ours[~waits], rtol=1e-5)
+  assert not np.allclose(acts["w"][260:300], theirs[260:300])
+
+
+@pytest.mark.parametrize(
+  "optimizer", [htga_optax.htga, htga_optax.tail_index_sgd]
+)
+def test_optimizers_wait_if_told_to(optimizer):
+  grads = warm_up()
+  sizes = {"window_size": 256, "k": 25}
+  updates, states = scan(optimizer(0.1, **sizes, unless_rejected=True), grads)
+  acts, _ = scan(optimizer(0.1, **sizes), grads)
+  rejected = log(states, "tail_model_rejected")
+  assert 45 < np.sum(rejected) < 300
+  np.testing.assert_allclose(updates[rejected], -0.1 * grads[rejected])
+  np.testing.assert_array_equal(updates[~rejected], acts[~rejected])
+  assert not np.allclose(updates[rejected], acts[rejected])
+
+
+@pytest.mark.parametrize(
+  "readings",
+  [{}, {"tail_index": 1.5}, {"tail_model_rejected": False}],
+)
+def test_unless_rejected_names_the_reading_it_lacks(readings):
+  tx = htga_optax.unless_rejected(htga_optax.scale_by_tail_index())
+  with pytest.raises(ValueError, match="unless_rejected needs the readings"):
+    tx.update(jnp.ones(2), tx.init(jnp.ones(2)), **readings)
+
+
+def test_a_tree_of_verdicts_needs_a_tree_of_indices():
+  tx = htga_optax.unless_rejected(htga_optax.scale_by_tail_index())
+  g = {"a": jnp.ones(2)}
+  with pytest.raises(ValueError, match="tail_model_rejected must be like"):
+    tx.update(g, tx.init(g), tail_index=1.5, tail_model_rejected={"a": True})
 
 
 # -- optimizers -------------------------------------------------------------
@@ -416,6 +543,8 @@ def test_a_reading_may_be_passed_by_hand():
      "max_scale must be at least min_scale=3.0, got 2.0."),
     (lambda: htga_optax.scale_by_tail_index(beta=float("inf")), ValueError,
      "beta must be finite, got inf."),
+    (lambda: htga_optax.unless_rejected(1.5), TypeError,
+     "unless_rejected takes gradient transformations, got float 1.5."),
     (lambda: htga_optax.relay(optax.sgd), TypeError,
      "relay takes gradient transformations, got function"),
   ],

@@ -1,0 +1,235 @@
+"""How often does an interval hold, and how often is the tail model rejected?
+
+`python benchmarks/coverage.py` puts both tables into benchmarks/README.md. Data
+are NumPy's and SciPy's with fixed seeds.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+from scipy import signal, special, stats
+import tables
+
+from htga_optax import estimators, intervals, order_statistics, streaming
+
+SIZES = ((256, 25), (1024, 64))
+REPLICATIONS = 2000
+STEPS = 1_000_000
+LEVEL = 0.95
+
+
+# -- laws -------------------------------------------------------------------
+
+
+def normal(rng, shape):
+  return rng.standard_normal(shape)
+
+
+def autoregressive(phi):
+  """x_t = phi x_(t-1) + noise along the last axis, of variance 1."""
+
+  def sample(rng, shape):
+    noise = rng.standard_normal((*shape[:-1], shape[-1] + 500))
+    scale = np.sqrt(1 - phi**2)
+    return signal.lfilter([scale], [1, -phi], noise)[..., 500:]
+
+  return sample
+
+
+def slow_and_noise(rng, shape):
+  """A share of 0.3 changes slowly, the rest from step to step."""
+  slow = autoregressive(0.98)(rng, shape)
+  return np.sqrt(0.3) * slow + np.sqrt(0.7) * rng.standard_normal(shape)
+
+
+def copula(gaussian, law):
+  """A series of that law, as dependent as the Gaussian one."""
+  return lambda rng, shape: law.isf(special.ndtr(-gaussian(rng, shape)))
+
+
+def magnitude(law):
+  return lambda rng, shape: np.abs(law.rvs(size=shape, random_state=rng))
+
+
+PARETO, HALF_NORMAL = stats.pareto(1.5), stats.halfnorm()
+PARETO_SERIES = {
+  "independent Pareto(1.5)": copula(normal, PARETO),
+  "Pareto(1.5), AR(0.5)": copula(autoregressive(0.5), PARETO),
+  "Pareto(1.5), AR(0.9)": copula(autoregressive(0.9), PARETO),
+  "Pareto(1.5), AR(0.97)": copula(autoregressive(0.97), PARETO),
+  "Pareto(1.5), 0.3 AR(0.98) + 0.7 noise": copula(slow_and_noise, PARETO),
+}
+OTHER_TAILS = {
+  r"\|Student-t(3)\|": (magnitude(stats.t(3)), 3.0),
+  r"\|Student-t(2)\|": (magnitude(stats.t(2)), 2.0),
+  r"\|stable(1.5)\|": (magnitude(stats.levy_stable(1.5, 0)), 1.5),
+  r"\|stable(1.8)\|": (magnitude(stats.levy_stable(1.8, 0)), 1.8),
+}
+TAILS = {name: (law, 1.5) for name, law in PARETO_SERIES.items()} | OTHER_TAILS
+LIGHT = {
+  "half-normal": copula(normal, HALF_NORMAL),
+  "half-normal, AR(0.9)": copula(autoregressive(0.9), HALF_NORMAL),
+  "exponential": magnitude(stats.expon()),
+  "lognormal": magnitude(stats.lognorm(1)),
+  "chi(1000)": magnitude(stats.chi(1000)),
+}
+# Levels over the window's time in [0, 1), times a law.
+CHI = magnitude(stats.chi(1000))
+TRENDS = {
+  "chi(1000), independent": (CHI, lambda t: 1 + 0 * t),
+  "chi(1000), falls by 2 after 5 percent": (CHI, lambda t: 1 + (t < 0.05)),
+  "chi(1000), falls by 2 after 20 percent": (CHI, lambda t: 1 + (t < 0.2)),
+  "chi(1000), falls by 2 after 50 percent": (CHI, lambda t: 1 + (t < 0.5)),
+  "chi(1000), rises by 2 after 95 percent": (CHI, lambda t: 1 + (t >= 0.95)),
+  "chi(1000), falls as exp(-t)": (CHI, lambda t: np.exp(-t)),
+  "chi(1000), falls as t^-1/2": (CHI, lambda t: (t + 1 / t.size) ** -0.5),
+  "half-normal, falls as exp(-t)": (LIGHT["half-normal"], lambda t: np.exp(-t)),
+  "Pareto(1.5), falls as exp(-t)": (
+    PARETO_SERIES["independent Pareto(1.5)"],
+    lambda t: np.exp(-t),
+  ),
+}
+
+
+# -- coverage ---------------------------------------------------------------
+
+
+def rows_of(function, x):
+  """A function of a window, over many; the results are NumPy's."""
+  x = jnp.asarray(x, jnp.float32)
+  one_by_one = jax.jit(lambda x: lax.map(function, x, batch_size=100))
+  return jax.tree.map(np.asarray, one_by_one(x))
+
+
+def nominal(x, k):
+  def one(x):
+    return estimators.hill_interval(estimators.hill(x, k), k, LEVEL)
+
+  return rows_of(one, x).T
+
+
+def ours(x, k):
+  return rows_of(lambda x: intervals.hill_interval(x, k, LEVEL), x).T
+
+
+def newey_west(x, k):
+  """The variance of the mean of psi with Bartlett's weights."""
+  n = x.shape[1]
+  lags = int(4 * (n / 100) ** (2 / 9))
+  threshold = np.sort(x, axis=1)[:, -k - 1, None]
+  y = np.maximum(np.log(x / threshold), 0)
+  tail_index = k / y.sum(axis=1)
+  psi = (tail_index[:, None] * y - 1) * (y > 0)
+  variance = np.sum(psi**2, axis=1)
+  for h in range(1, lags + 1):
+    covariance = np.sum(psi[:, h:] * psi[:, : n - h], axis=1)
+    variance += 2 * (1 - h / (lags + 1)) * covariance
+  size = k**2 / np.maximum(variance, 1e-6)
+  return np.asarray(estimators.hill_interval(tail_index, size, LEVEL)).T
+
+
+def bootstrap(x, k, resamples=999):
+  """Percentiles of the estimates of resampled values.
+
+  A resample's largest values are at the ranks n U_(i), and uniform order
+  statistics are partial sums of exponentials over all of them.
+  """
+  n = x.shape[1]
+  rng = np.random.default_rng(1)
+  sums = np.cumsum(rng.exponential(size=(resamples, k + 1)), axis=1)
+  total = sums[:, -1:] + rng.gamma(n - k, size=(resamples, 1))
+  places = (n * sums / total).astype(int)
+  logs = np.log(np.sort(x, axis=1)[:, ::-1])
+  xi = [np.mean(row[places[:, :k]], axis=1) - row[places[:, k]] for row in logs]
+  ends = np.quantile(xi, [(1 + LEVEL) / 2, (1 - LEVEL) / 2], axis=1)
+  return 1 / np.maximum(ends, 1e-6)
+
+
+METHODS = {
+  "`estimators.hill_interval`": nominal,
+  "`intervals.hill_interval`": ours,
+  "Newey-West": newey_west,
+  "bootstrap": bootstrap,
+}
+
+
+def coverage(law, tail_index, window_size, k, methods=METHODS):
+  """Shares of intervals that hold, and medians of upper over lower end."""
+  x = law(np.random.default_rng(0), (REPLICATIONS, window_size))
+  found = {}
+  for name, method in methods.items():
+    low, high = method(x, k)
+    held = np.mean((low <= tail_index) & (tail_index <= high))
+    found[name] = held, np.median(high / np.maximum(low, 1e-6))
+  return found
+
+
+def coverage_table(window_size, k):
+  rows = []
+  for name, (law, tail_index) in TAILS.items():
+    found = coverage(law, tail_index, window_size, k)
+    cells = [f"{100 * c:.1f} ({ratio:.3g})" for c, ratio in found.values()]
+    rows.append([name, *cells])
+  return tables.table([f"W = {window_size}, k = {k}", *METHODS], rows)
+
+
+# -- verdicts ---------------------------------------------------------------
+
+
+def verdicts(law, window_size, k):
+  """Shares of the steps of one long series that are flagged."""
+  init, update, estimate = streaming.windowed_hill(window_size, k)
+
+  def step(state, x):
+    state = update(state, x)
+    found = estimate(state)
+    return state, (found.drift, found.misfit)
+
+  x = jnp.asarray(law(np.random.default_rng(0), (STEPS,)), jnp.float32)
+  scan = jax.jit(lambda x: lax.scan(step, init(), x)[1])
+  drift, misfit = (np.asarray(v)[window_size:] for v in scan(x))
+  flags = [np.abs(drift) > 2.5, np.abs(misfit) > 2.5]
+  return [np.mean(flag) for flag in (*flags, flags[0] | flags[1])]
+
+
+def verdict_table():
+  head = ["flagged, percent of steps"]
+  for sizes in SIZES:
+    head += [f"{what} {sizes}" for what in ("drift", "misfit", "either")]
+  laws = PARETO_SERIES | {name: law for name, (law, _) in OTHER_TAILS.items()}
+  rows = []
+  for name, law in (laws | LIGHT).items():
+    shares = [share for sizes in SIZES for share in verdicts(law, *sizes)]
+    rows.append([name, *(f"{100 * share:.1f}" for share in shares)])
+  return tables.table(head, rows)
+
+
+def trend_table():
+  head = ["flagged for drift, percent of windows"]
+  for window_size, k in SIZES:
+    head += [f"({window_size}, {k})", "median of Hill's estimate"]
+  rows = []
+  for name, (law, level) in TRENDS.items():
+    cells = []
+    for window_size, k in SIZES:
+      x = law(np.random.default_rng(0), (REPLICATIONS, window_size))
+      x = x * level(np.arange(window_size) / window_size)
+
+      def both(x, k=k):
+        window = order_statistics.sorted_window(x)
+        return estimators.hill(x, k), intervals.examine(window, k).drift
+
+      tail_index, drift = rows_of(both, x)
+      flagged = np.mean(np.abs(drift) > 2.5)
+      cells += [f"{100 * flagged:.1f}", f"{np.median(tail_index):.3g}"]
+    rows.append([name, *cells])
+  return tables.table(head, rows)
+
+
+if __name__ == "__main__":
+  lines = [tables.machine("make tables")]
+  for sizes in SIZES:
+    lines += ["", *coverage_table(*sizes)]
+  lines += ["", *verdict_table(), "", *trend_table()]
+  tables.write("coverage", lines)

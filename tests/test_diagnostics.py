@@ -1,0 +1,135 @@
+"""What `diagnostics.explain` says of a state."""
+
+import flax.serialization
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import htga_optax
+from htga_optax import diagnostics
+
+
+def tracked(
+  tail_index=1.5,
+  interval=(1.0, 2.5),
+  statistics=(0.3, -0.4),
+  rejected=False,
+  nonfinite_count=0,
+  inflation=1.0,
+):
+  """The state of a tracker that has read this."""
+  state = htga_optax.track_tail_index(8, 2).init(jnp.zeros(2))
+  found = state.estimator_state
+  series = found.series._replace(inflation=jnp.float32([inflation]))
+  return state._replace(
+    tail_index=jnp.float32(tail_index),
+    tail_index_interval=jnp.float32(interval),
+    tail_model_statistics=jnp.float32(statistics),
+    tail_model_rejected=jnp.asarray(rejected),
+    nonfinite_count=jnp.int32(nonfinite_count),
+    estimator_state=found._replace(series=series),
+  )
+
+
+def test_a_window_that_is_not_full_has_no_index():
+  tx = optax.chain(htga_optax.scale_by_htga(), optax.adam(0.1))
+  state = tx.init({"w": jnp.zeros(3)})
+  assert diagnostics.explain(state) == (
+    "No tail index yet: the window is not full, or its largest norms are equal."
+  )
+
+
+@pytest.mark.parametrize(
+  "interval, meaning",
+  [
+    ((0.5, 0.9), "very heavy, even the mean of the norm is infinite."),
+    ((0.8, 1.9), "heavy, the variance of the norm is infinite."),
+    ((1.5, 3.0), "perhaps heavy, an infinite variance is within the interval."),
+    ((2.1, 40.0), "a finite variance."),
+    ((12.0, 40.0), "a light tail, with no power law to speak of."),
+  ],
+)
+def test_the_interval_says_how_heavy(interval, meaning):
+  said = diagnostics.explain(tracked(interval=interval))
+  low, high = interval
+  assert said == (
+    f"Tail index 1.5 (95 %: {low:.2g} to {high:.2g}): {meaning}"
+    " A power law is not rejected (drift 0.3, misfit -0.4)."
+  )
+
+
+@pytest.mark.parametrize(
+  "statistics, reason",
+  [
+    ((-3.0, 1.0), "came early in the window, so their level has fallen"),
+    ((3.0, -1.0), "came late in the window, so their level has risen"),
+    ((1.0, 2.8), "reach farther than a power law's would"),
+    ((1.0, -2.8), "reach less far than a power law's would, or their level"),
+  ],
+)
+def test_a_rejection_has_its_reason(statistics, reason):
+  said = diagnostics.explain(tracked(statistics=statistics, rejected=True))
+  drift, misfit = statistics
+  trust = f"Do not trust it (drift {drift:.1f}, misfit {misfit:.1f}): "
+  assert trust in said and reason in said and "not rejected" not in said
+
+
+def test_dependence_and_what_was_not_finite_are_said():
+  said = diagnostics.explain(tracked(inflation=3.24, nonfinite_count=2))
+  assert said.endswith(
+    "The norms depend on those before, so that 3.2 of them tell as much as one."
+    " Norms that were not finite: 2."
+  )
+  assert "depend" not in diagnostics.explain(tracked(inflation=1.4))
+
+
+def run(tx, grads):
+  state, update = tx.init(grads), jax.jit(tx.update)
+  for x in np.random.default_rng(0).pareto(1.5, 40) + 1:
+    scaled = jax.tree.map(lambda g, x=x: x * g, grads)
+    _, state = update(scaled, state, grads)
+  return state
+
+
+def test_per_layer_a_line_for_each_leaf():
+  grads = {"b": {"c": jnp.ones(2)}, "none": None, "a": [jnp.zeros(2)]}
+  tx = optax.chain(
+    htga_optax.htga(0.1, 0.9, window_size=32, k=4, per_layer=True)
+  )
+  lines = diagnostics.explain(run(tx, grads)).splitlines()
+  assert [line.split(":")[0] for line in lines] == ["a/0", "b/c"]
+  assert "No tail index yet" in lines[0] and "Tail index" in lines[1]
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_a_restored_state_says_the_same(per_layer):
+  grads = {"w": jnp.ones(2), "v": jnp.ones(3)}
+  tx = htga_optax.scale_by_htga(32, 4, per_layer=per_layer)
+  state = run(tx, grads)
+  said = diagnostics.explain(state)
+  data = flax.serialization.to_bytes(state)
+  restored = flax.serialization.from_bytes(tx.init(grads), data)
+  assert diagnostics.explain(restored) == said
+  assert diagnostics.explain(jax.tree.map(np.asarray, state)) == said
+
+
+def test_any_estimator_will_do():
+  plain = htga_optax.streaming.StreamingEstimator(
+    init=lambda: jnp.zeros([], jnp.float32),
+    update=lambda state, x: x,
+    estimate=lambda x: htga_optax.estimators.TailEstimate(
+      x, jnp.stack([x / 2, 2 * x])
+    ),
+  )
+  state = run(htga_optax.track_tail_index(estimator=plain), jnp.ones(1))
+  assert "(drift 0.0, misfit 0.0)" in diagnostics.explain(state)
+
+
+def test_it_needs_one_tracker():
+  with pytest.raises(ValueError, match="found no `tail_index` in this state"):
+    diagnostics.explain(optax.adam(0.1).init(jnp.zeros(2)))
+  two = optax.chain(*[htga_optax.track_tail_index()] * 2).init(jnp.zeros(2))
+  with pytest.raises(ValueError, match="a state with one tracker"):
+    diagnostics.explain(two)
