@@ -948,7 +948,7 @@ def _excess_moments(descending: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _regular(n: int) -> jax.Array:
   """Stands in for a degenerate sample, whose gradients would not be finite."""
-  return jnp.linspace(2.0, 1.0, n, dtype=jnp.float32)
+  return jnp.asarray(np.linspace(2.0, 1.0, n), jnp.float32)
 
 
 def _log(x: jax.Array, usable: jax.Array) -> jax.Array:

@@ -106,14 +106,14 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
   arrivals, ascending = window
   n = arrivals.size
   scores = _normal_scores(arrivals, ascending)
-  trends = jnp.asarray(_trends(n), jnp.float32)
-  fit = jnp.mean(scores * trends, axis=1, keepdims=True)
-  detrended = scores - jnp.sum(fit * trends, axis=0)
+  trends = jnp.float32(_trends(n))
+  mean, *slopes = (v / n for v in _sums(scores, *(scores * trends)))
+  scores -= mean
+  detrended = scores - slopes[0] * trends[0] - slopes[1] * trends[1]
   inflation, spread = _inflations(jnp.stack([scores, detrended]), k)
 
-  early_or_late = arrivals > ascending[-(k + 1)]
-  count = jnp.sum(early_or_late, dtype=jnp.float32)
-  drift = jnp.sum(jnp.where(early_or_late, trends[0], 0.0))
+  above = (arrivals > ascending[-(k + 1)]).astype(jnp.float32)
+  count, drift = _sums(above, above * trends[0])
   variance = spread * count * (1 - count / n)
   return Series(
     inflation=inflation,
@@ -157,12 +157,11 @@ def interval(
   Raises:
     ValueError: level outside (0, 1).
   """
-  both = jnp.stack([jnp.ones_like(series.bias), series.bias])
-  tail_index = jnp.asarray(tail_index, jnp.float32)
   # Below 0.12 the ends in Wilson and Hilferty's form come closer again.
   size = jnp.maximum(k / series.inflation, 0.12)
-  ends = estimators.hill_interval(tail_index * both, size, level)
-  return jnp.stack([jnp.min(ends), jnp.max(ends)])
+  ends = estimators.hill_interval(tail_index, size, level)
+  with_bias = [jnp.minimum(series.bias, 1.0), jnp.maximum(series.bias, 1.0)]
+  return ends * jnp.stack(with_bias)
 
 
 def hill_interval(x: ArrayLike, k: int, level: float = 0.95) -> jax.Array:
@@ -195,13 +194,22 @@ def hill_interval(x: ArrayLike, k: int, level: float = 0.95) -> jax.Array:
   return interval(tail_index, k, examine(window, k), level)
 
 
+def _sums(*terms: jax.Array) -> list[jax.Array]:
+  """The sums of arrays of one shape, in one loop, which compiles soonest."""
+  return lax.reduce(
+    terms,
+    (jnp.float32(0),) * len(terms),
+    lambda xs, ys: tuple(x + y for x, y in zip(xs, ys)),
+    range(terms[0].ndim),
+  )
+
+
 def _normal_scores(arrivals: jax.Array, ascending: jax.Array) -> jax.Array:
-  """Standard normal quantiles at the ranks, in classes, of mean 0: [W]."""
+  """Standard normal quantiles at the ranks, in classes: [W]."""
   first, levels = _classes(arrivals.size)
-  steps = jnp.asarray(np.diff(levels), jnp.float32)
   reached = arrivals[:, None] >= ascending[first[1:]]
-  scores = jnp.sum(jnp.where(reached, steps, 0.0), axis=1)
-  return scores - jnp.mean(scores)
+  steps = jnp.float32(np.diff(levels))
+  return float(levels[0]) + jnp.sum(jnp.where(reached, steps, 0.0), axis=1)
 
 
 def _inflations(scores: jax.Array, k: int) -> jax.Array:
@@ -211,19 +219,20 @@ def _inflations(scores: jax.Array, k: int) -> jax.Array:
   """
   n = scores.shape[1]
   lags, weights = _lags(n)
-  later = jnp.arange(n) + lags[:, None]
+  later = jnp.arange(n) + np.append(0, lags)[:, None]
   shifted = jnp.where(later < n, scores[:, jnp.minimum(later, n - 1)], 0.0)
-  power = jnp.sum(scores**2, axis=1, keepdims=True)
   rho = jnp.sum(scores[:, None] * shifted, axis=2)
   # Scores that are all equal are zero but for their rounding.
-  rho = jnp.clip(rho / jnp.maximum(power, 1e-3), 0.0, 1.0)
-  rho = lax.cummin(rho, axis=1)  # after a zero, zeros
+  rho = jnp.clip(rho[:, 1:] / jnp.maximum(rho[:, :1], 1e-3), 0.0, 1.0)
+  # The smallest so far: after a zero, zeros.
+  so_far = np.tri(len(lags), dtype=bool)
+  rho = jnp.min(jnp.where(so_far, rho[:, None], 1.0), axis=2)
   # C between the points of its table, which are even in sqrt(1 - rho).
   place = (_POINTS - 1) * (1 - jnp.sqrt(1 - rho))
   hats = jnp.maximum(1 - jnp.abs(place[..., None] - jnp.arange(_POINTS)), 0.0)
-  tables = jnp.float32([_table(k / n, True), _table(k / n, False)])
-  correlations = jnp.sum(hats * tables[:, None], axis=2)
-  return 1 + 2 * jnp.sum(jnp.float32(weights) * correlations, axis=1)
+  tables = np.stack([_table(k / n, True), _table(k / n, False)])
+  factors = jnp.float32(tables[:, None] * weights[:, None])
+  return 1 + 2 * jnp.stack(_sums(*(hats * factors)))
 
 
 def _bias(ascending: jax.Array, k: int) -> jax.Array:
@@ -232,15 +241,17 @@ def _bias(ascending: jax.Array, k: int) -> jax.Array:
   size = n // 2
   if size <= k:
     return jnp.ones([], jnp.float32)
-  tail = ascending[::-1][: size + 1]
-  logs = jnp.log(jnp.maximum(tail, 1e-37))
-  spacings = np.arange(1, size + 1, dtype=np.float32) * (logs[:-1] - logs[1:])
-  weights = np.arange(1, size + 1, dtype=np.float32) / size
-  d = float(np.mean(weights))
-  d0, d1, d2 = (jnp.mean(weights**j * spacings) for j in range(3))
-  below = d * d1 - d2
+  # Its numerator and denominator are sums over the spacings
+  # i log(X_(i)/X_(i+1)), and so over the logarithms.
+  i = np.arange(1, size + 1)
+  weights = i / size
+  mean = np.mean(weights)
+  slopes = np.stack([mean - weights, weights * (mean - weights)]) * weights
+  slopes = np.diff(slopes, axis=1, prepend=0.0, append=0.0)
+  tail = jnp.log(jnp.maximum(ascending[-(size + 1) :], 1e-37))
+  above, below = _sums(*(jnp.float32(slopes[:, ::-1]) * (tail - tail[0])))
   usable = below != 0
-  beta = n / size * (d * d0 - d1) / jnp.where(usable, below, 1.0)
+  beta = n / size * above / jnp.where(usable, below, 1.0)
   beta = jnp.where(usable, jnp.clip(beta, -2.0, 2.0), 0.0)
   return 1 / (1 - beta * k / (2 * n))
 

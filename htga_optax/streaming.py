@@ -44,17 +44,19 @@ class HillState(NamedTuple):
 
   Attributes:
     window: the last values.
+    hill: Hill's estimate from the k largest, float32 []; 0 while there is
+      none.
     series: what their order tells, as of the last refresh.
     age: values since that refresh, int32 [].
-    misfit_sum: the scores of held-out values, fading, float32 [].
-    misfit_weight: the sum of their squared weights, float32 [].
+    misfit: fading sums over the held-out values, float32 [2]: of their scores,
+      and of the squares of their weights.
   """
 
   window: order_statistics.SortedWindow
+  hill: jax.Array
   series: intervals.Series
   age: jax.Array
-  misfit_sum: jax.Array
-  misfit_weight: jax.Array
+  misfit: jax.Array
 
 
 def windowed_hill(
@@ -68,7 +70,7 @@ def windowed_hill(
   estimate rests on the same W and k. (heavytails reads from k + 1 values on.)
 
   The interval is that of :func:`intervals.interval`, for dependent values; what
-  the order of the values tells is looked at every W/16 values, since it changes
+  the order of the values tells is looked at every W/8 values, since it changes
   slowly and costs ten times as much as the estimate. So is the drift.
 
   The misfit is a held-out test of the Pareto tail. Each value that exceeds the
@@ -120,7 +122,7 @@ def windowed_hill(
   """
   checks.check_size("window_size", window_size)
   estimators.check_tail_size(k, window_size, "a window of")
-  refresh_every = max(window_size // 16, 1)
+  refresh_every = max(window_size // 8, 1)
   fade = 1 - 1 / (8 * k)
 
   def init():
@@ -129,17 +131,11 @@ def windowed_hill(
 
     return HillState(
       window=order_statistics.empty_window(window_size),
+      hill=zero(),
       series=intervals.Series(zero() + 1, zero() + 1, zero()),
       age=zero(jnp.int32) + (refresh_every - 1),  # due once the window is full
-      misfit_sum=zero(),
-      misfit_weight=zero(),
+      misfit=jnp.zeros([2], jnp.float32),
     )
-
-  def hill(window):
-    tail = window.ascending[-(k + 1) :]
-    tail_index = estimators.hill_of_tail(tail, threshold=tail[0])
-    is_full = window.ascending[0] >= 0
-    return jnp.where(is_full, tail_index, jnp.nan), tail[0]
 
   def update(state, x):
     x = jnp.asarray(x, jnp.float32)
@@ -153,40 +149,45 @@ def windowed_hill(
       lambda: state.series,
     )
 
-    tail_index, threshold = hill(state.window)
-    excess = jnp.log(x / threshold)
+    # The value is scored by the window that it is not in yet.
+    excess = jnp.log(x / state.window.ascending[-(k + 1)])
     size = k / state.series.inflation
-    survival = jnp.exp(-size * jnp.log1p(tail_index / size * excess))
-    held_out = (excess > 0) & jnp.isfinite(x) & jnp.isfinite(survival)
-    score = jnp.where(held_out, survival - 0.5, 0.0)
-    weight = jnp.where(held_out, fade, 1.0)
+    survival = jnp.exp(-size * jnp.log1p(state.hill / size * excess))
+    held_out = (state.hill > 0) & (excess > 0) & jnp.isfinite(excess)
+    new = jnp.stack([survival - 0.5, 1.0])
+    misfit = jnp.float32([fade, fade**2]) * state.misfit + new
+
+    tail = window.ascending[-(k + 1) :]
+    tail_index = estimators.hill_of_tail(tail, threshold=tail[0])
+    known = is_full & jnp.isfinite(tail_index)
     return HillState(
       window=window,
+      hill=jnp.where(known, tail_index, 0.0),
       series=series,
       age=jnp.where(due, 0, age),
-      misfit_sum=weight * state.misfit_sum + score,
-      misfit_weight=weight**2 * state.misfit_weight + held_out,
+      misfit=jnp.where(held_out, misfit, state.misfit),
     )
 
   def estimate(state):
-    tail_index, _ = hill(state.window)
+    known = state.hill > 0
+    tail_index = jnp.where(known, state.hill, jnp.nan)
     size, series = k, state.series
     if automatic:
       tail = state.window.ascending[-(k + 1) :]
       size = estimators.automatic_k(tail, most=k)
       chosen = estimators.hill_all(tail)[size - 1]
-      tail_index = jnp.where(jnp.isfinite(tail_index), chosen, jnp.nan)
+      tail_index = jnp.where(known, chosen, jnp.nan)
       # The bias grows with k.
       bias = 1 / (1 - (1 - 1 / series.bias) * size / k)
       series = series._replace(bias=bias)
-    weight = state.misfit_weight
+    score, weight = state.misfit
     variance = weight / 48 + jnp.minimum(weight, k) / 16
     variance = jnp.maximum(variance * state.series.inflation, 1 / 12)
     return estimators.TailEstimate(
       tail_index,
       intervals.interval(tail_index, size, series),
       drift=state.series.drift,
-      misfit=state.misfit_sum * lax.rsqrt(variance),
+      misfit=score * lax.rsqrt(variance),
     )
 
   return StreamingEstimator(init, update, estimate)

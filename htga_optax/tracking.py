@@ -150,6 +150,7 @@ def track_tail_index(
     )
     estimate = norms.each(estimator.estimate, per_layer, estimator_state)
     statistics = jnp.stack([estimate.drift, estimate.misfit], axis=1)
+    statistics = jnp.where(jnp.isfinite(statistics), statistics, 0.0)
     rejected = jnp.any(jnp.abs(statistics) > _REJECTION, axis=1)
 
     def spread(values):
@@ -159,19 +160,14 @@ def track_tail_index(
       return jax.tree.map(jnp.where, spread(condition), new, old)
 
     known, finite = jnp.isfinite(estimate.tail_index), jnp.isfinite(r)
-    known_pair = known[:, None]
     count = jax.tree.map(optax.safe_increment, state.nonfinite_count)
     return updates, TrackTailIndexState(
       tail_index=where(known, spread(estimate.tail_index), state.tail_index),
       tail_index_interval=where(
-        known_pair, spread(estimate.interval), state.tail_index_interval
+        known[:, None], spread(estimate.interval), state.tail_index_interval
       ),
-      tail_model_statistics=where(
-        known_pair, spread(statistics), state.tail_model_statistics
-      ),
-      tail_model_rejected=where(
-        known, spread(rejected), state.tail_model_rejected
-      ),
+      tail_model_statistics=spread(statistics),
+      tail_model_rejected=spread(rejected),
       update_norm=where(finite, spread(r), state.update_norm),
       nonfinite_count=where(finite, state.nonfinite_count, count),
       estimator_state=estimator_state,

@@ -214,7 +214,7 @@ def series_interval(tail_index, k, inflation, bias):
 
 
 class WindowedHill:
-  """Values and held-out scores in lists; a look at the order every W/16."""
+  """Values and held-out scores in lists; a look at the order every W/8."""
 
   def __init__(self, window_size, k):
     self.window_size, self.k = window_size, k
@@ -240,7 +240,7 @@ class WindowedHill:
     if len(self.values) == self.window_size:
       if self.since == 0:
         self.series = series(self.values, self.k)
-      self.since = (self.since + 1) % max(self.window_size // 16, 1)
+      self.since = (self.since + 1) % max(self.window_size // 8, 1)
 
   def estimate(self):
     tail_index = self.tail_index()

@@ -191,10 +191,8 @@ def follow(xs, n, k):
     new = update(state, x)
     found = estimate(new)
     fade = 1 - 1 / (8 * k)
-    is_scored = (new.misfit_weight != state.misfit_weight) | (
-      new.misfit_sum != state.misfit_sum
-    )
-    score = new.misfit_sum - fade * state.misfit_sum
+    is_scored = jnp.any(new.misfit != state.misfit)
+    score = new.misfit[0] - fade * state.misfit[0]
     return new, (found.misfit, found.drift, score, is_scored)
 
   scan = jax.jit(lambda xs: lax.scan(step, init(), xs)[1])
