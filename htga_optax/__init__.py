@@ -12,6 +12,7 @@ The folder is a ladder, and each rung a thin layer on the one below:
 
     estimators, order_statistics, norms     sample -> tail index
     intervals                               a sample in order of time
+    stable                                  noise with a heavy tail
     gradient_noise                          two batches' gradients -> noise
     streaming                               a sample that arrives step by step
     tracking, modulation, relay             transformations
@@ -24,6 +25,7 @@ from htga_optax import gradient_noise as gradient_noise
 from htga_optax import intervals as intervals
 from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics
+from htga_optax import stable as stable
 from htga_optax import streaming as streaming
 from htga_optax.modulation import amplify as amplify
 from htga_optax.modulation import AmplifyState as AmplifyState
