@@ -13,6 +13,7 @@ The folder is a ladder, and each rung a thin layer on the one below:
     estimators, order_statistics, norms     sample -> tail index
     intervals                               a sample in order of time
     coordinates                             the entries of one gradient
+    stable                                  noise with a heavy tail
     gradient_noise                          two batches' gradients -> noise
     streaming, exponentially_weighted       a sample that arrives step by step
     tracking, modulation, clipping, relay   transformations
@@ -27,6 +28,7 @@ from htga_optax import gradient_noise as gradient_noise
 from htga_optax import intervals as intervals
 from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics
+from htga_optax import stable as stable
 from htga_optax import streaming as streaming
 from htga_optax.clipping import clip_by_tail_quantile as clip_by_tail_quantile
 from htga_optax.clipping import (

@@ -12,7 +12,7 @@ import htga_optax
 PACKAGE = pathlib.Path(htga_optax.__file__).parent
 FLOORS = [
   {"checks"},
-  {"estimators", "norms", "order_statistics"},
+  {"estimators", "norms", "order_statistics", "stable"},
   {"coordinates", "gradient_noise", "intervals", "diagnostics"},
   {"streaming"},
   {"exponentially_weighted"},
