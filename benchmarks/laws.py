@@ -30,5 +30,9 @@ def copula(gaussian, isf):
   return lambda rng, shape: isf(special.ndtr(-gaussian(rng, shape)))
 
 
+def values(law):
+  return lambda rng, shape: law.rvs(size=shape, random_state=rng)
+
+
 def magnitude(law):
   return lambda rng, shape: np.abs(law.rvs(size=shape, random_state=rng))
