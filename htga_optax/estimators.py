@@ -271,9 +271,8 @@ def hill_interval(
   References:
     Wilson and Hilferty (1931), The distribution of chi-square, PNAS 17(12).
   """
-  checks.check_number("level", level, lambda v: 0 < v < 1, "be in (0, 1)")
+  z = _normal_score(level)
   checks.check_number("k", k, lambda v: v > 0, "be positive")
-  z = statistics.NormalDist().inv_cdf((1 + level) / 2)
   k = jnp.asarray(k, jnp.float32)[..., None]
   ends = 1 - 1 / (9 * k) + z / (3 * jnp.sqrt(k)) * jnp.float32([-1, 1])
   tail_index = jnp.asarray(tail_index, jnp.float32)
@@ -309,8 +308,7 @@ def positive_interval(
     >>> print(f"{low:.2f} to {high:.2f}")
     1.16 to 1.95
   """
-  checks.check_number("level", level, lambda v: 0 < v < 1, "be in (0, 1)")
-  z = statistics.NormalDist().inv_cdf((1 + level) / 2)
+  z = _normal_score(level)
   tail_index = jnp.asarray(tail_index, jnp.float32)[..., None]
   error = jnp.asarray(standard_error, jnp.float32)[..., None] / tail_index
   width = jnp.minimum(z * error, 60.0) * jnp.float32([-1, 1])
@@ -887,6 +885,12 @@ def check_tail_size(k: int, n: int, of: str) -> None:
     raise ValueError(
       f"k must leave a threshold below it (k < n), got k={k} for {of} {n}."
     )
+
+
+def _normal_score(level: float) -> float:
+  """The z of which [-z, z] holds a standard normal with that probability."""
+  checks.check_number("level", level, lambda v: 0 < v < 1, "be in (0, 1)")
+  return statistics.NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _sample(x: ArrayLike, name: str = "x") -> jax.Array:
