@@ -63,6 +63,8 @@ bench: $(VENV)/.installed  ## speed, as ratios to named opponents in one run
 
 tables: $(VENV)/.installed  ## what holds how often: the other tables of benchmarks
 	$(BIN)/python benchmarks/coverage.py
+	$(BIN)/python benchmarks/estimates.py
+	$(BIN)/python benchmarks/false_alarms.py
 
 clean:  ## remove what was made
 	rm -rf .venv .venv-oldest build dist .pytest_cache .ruff_cache

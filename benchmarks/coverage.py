@@ -7,8 +7,9 @@ are NumPy's and SciPy's with fixed seeds.
 import jax
 from jax import lax
 import jax.numpy as jnp
+from laws import autoregressive, copula, magnitude, normal, slow_and_noise
 import numpy as np
-from scipy import signal, special, stats
+from scipy import stats
 import tables
 
 from htga_optax import estimators, intervals, order_statistics, streaming
@@ -22,37 +23,7 @@ LEVEL = 0.95
 # -- laws -------------------------------------------------------------------
 
 
-def normal(rng, shape):
-  return rng.standard_normal(shape)
-
-
-def autoregressive(phi):
-  """x_t = phi x_(t-1) + noise along the last axis, of variance 1."""
-
-  def sample(rng, shape):
-    noise = rng.standard_normal((*shape[:-1], shape[-1] + 500))
-    scale = np.sqrt(1 - phi**2)
-    return signal.lfilter([scale], [1, -phi], noise)[..., 500:]
-
-  return sample
-
-
-def slow_and_noise(rng, shape):
-  """A share of 0.3 changes slowly, the rest from step to step."""
-  slow = autoregressive(0.98)(rng, shape)
-  return np.sqrt(0.3) * slow + np.sqrt(0.7) * rng.standard_normal(shape)
-
-
-def copula(gaussian, law):
-  """A series of that law, as dependent as the Gaussian one."""
-  return lambda rng, shape: law.isf(special.ndtr(-gaussian(rng, shape)))
-
-
-def magnitude(law):
-  return lambda rng, shape: np.abs(law.rvs(size=shape, random_state=rng))
-
-
-PARETO, HALF_NORMAL = stats.pareto(1.5), stats.halfnorm()
+PARETO, HALF_NORMAL = stats.pareto(1.5).isf, stats.halfnorm().isf
 PARETO_SERIES = {
   "independent Pareto(1.5)": copula(normal, PARETO),
   "Pareto(1.5), AR(0.5)": copula(autoregressive(0.5), PARETO),

@@ -1,24 +1,28 @@
 """How often does a spike filter fire, without a spike and with one?
 
-    python benchmarks/false_alarms.py [--steps 1000000]
-
-Every rule sees the same norms, one a step, in one jitted scan. The rules of
-others are restated from their papers and documentation, with their defaults;
-none of their code runs here. Prints two tables, and writes them into README.md.
+`python benchmarks/false_alarms.py` puts both tables into benchmarks/README.md.
+Every rule sees the same norms, one a step. The rules of others are restated
+from their papers and documentation, with their defaults; none of their code
+runs here.
 """
-
-import argparse
 
 import jax
 from jax import lax
 import jax.numpy as jnp
+import laws
 import numpy as np
-from scipy import special, stats
+from scipy import stats
 import tables
 
 import htga_optax
 
 P = 1e-3
+STEPS = 1_000_000
+SETTLED = 1024  # steps until which nothing counts
+PERIOD = 20_000  # in which a level changes tenfold
+
+
+# -- rules: (step, state) of a scan, or a function of all norms -------------
 
 
 def ours(window_size, k):
@@ -33,46 +37,51 @@ def ours(window_size, k):
 
 
 def mean_and_deviations(window_size=128, deviations=6.0):
-  """Skip beyond mean + 6 standard deviations of the last 128 norms
-  (as Levanter and MaxText have it)."""
+  """Levanter and MaxText: skip beyond the mean + 6 sd of the last 128 norms.
 
-  def step(state, r):
-    window, count = state
-    fires = r > jnp.mean(window) + deviations * jnp.std(window, ddof=1)
-    fires &= count >= window_size
-    # A skipped step enters the window too.
-    return (jnp.append(window[1:], r), count + 1), fires
+  They skip on the loss too, of which there is none here. A skipped norm enters
+  the window.
+  """
 
-  return step, (jnp.zeros([window_size]), jnp.int32(0))
+  def step(window, r):
+    most = jnp.mean(window) + deviations * jnp.std(window, ddof=1)
+    return jnp.append(window[1:], r), r > most
+
+  return step, jnp.zeros([window_size])
 
 
 def z_score(z_most=2.5, decay=0.97, warm_up=25):
-  """ZClip: z-score by moving averages of mean and variance, z at most 2.5;
-  a clipped norm mu + sigma z_most^2/z enters the averages."""
+  """ZClip: clip to mean + sd z_most^2/z where z = (r - mean)/sd > z_most.
+
+  What is clipped enters the averages as clipped; the first 25 norms start
+  them. (Its code also clips at a fixed norm, unless told not to.)
+  """
 
   def step(state, r):
     mean, variance, count, first = state
-    first = first.at[jnp.minimum(count, warm_up)].set(r)
-    deviation = jnp.sqrt(variance) + 1e-6
-    z = (r - mean) / deviation
-    fires = (z > z_most) & (count >= warm_up)
-    r = jnp.where(fires, mean + deviation * z_most**2 / z, r)
-    new_mean = decay * mean + (1 - decay) * r
-    variance = decay * variance + (1 - decay) * (r - new_mean) ** 2
-    starts = count == warm_up - 1
-    mean = jnp.where(starts, jnp.mean(first[:warm_up]), new_mean)
-    variance = jnp.where(starts, jnp.var(first[:warm_up]), variance)
+    deviation = jnp.sqrt(variance)
+    z = (r - mean) / (deviation + 1e-6)
+    fires = (count >= warm_up) & (z > z_most)
+    kept = jnp.where(fires, mean + deviation * z_most**2 / z, r)
+    new_mean = decay * mean + (1 - decay) * kept
+    variance = decay * variance + (1 - decay) * (kept - new_mean) ** 2
+    starts = count < warm_up
+    first = jnp.where(starts, first.at[count].set(r), first)
+    mean = jnp.where(starts, jnp.mean(first), new_mean)
+    variance = jnp.where(starts, jnp.var(first), variance)
     return (mean, variance, count + 1, first), fires
 
   zero = jnp.zeros([])
-  return step, (zero, zero, jnp.int32(0), jnp.zeros([warm_up + 1]))
+  return step, (zero, zero, jnp.int32(0), jnp.zeros([warm_up]))
 
 
 def percentile(q):
-  """AutoClip: beyond the q-th percentile of all norms so far."""
+  """Clip beyond the q-th percentile of all norms so far; AutoClip's q is 10.
+
+  It is taken anew whenever there is a hundredth more of them.
+  """
 
   def fires(norms):
-    # Only steps at which the percentile is renewed need the whole history.
     fired = np.zeros(len(norms), bool)
     at = 1
     while at < len(norms):
@@ -86,9 +95,9 @@ def percentile(q):
 
 RULES = {
   "`clip_by_tail_quantile(1e-3)`": ours(1024, 128),
-  "the same, W=256, k=32": ours(256, 32),
+  "the same, W = 256, k = 32": ours(256, 32),
   "mean + 6 sd of 128": mean_and_deviations(),
-  "z-score 2.5 (ZClip)": z_score(),
+  "z-score of 2.5 (ZClip)": z_score(),
   "99.9th percentile of all": percentile(99.9),
   "10th percentile of all (AutoClip)": percentile(10),
 }
@@ -103,78 +112,67 @@ def fire(rule, norms):
   return np.asarray(run(jnp.asarray(norms, jnp.float32)))
 
 
-def laws():
-  """Name -> (sample of n values, quantile function)."""
-  return {
-    "half-normal": stats.halfnorm(),
-    "lognormal": stats.lognorm(1),
-    "abs(t_3)": None,
-    "Pareto(1.5)": stats.pareto(1.5),
-    "chi(1000)": stats.chi(1000),
-  }
+# -- norms ------------------------------------------------------------------
+
+# What a norm exceeds with probability q.
+LAWS = {
+  "half-normal": stats.halfnorm().isf,
+  "lognormal": stats.lognorm(1).isf,
+  r"\|Student-t(3)\|": lambda q: stats.t.isf(q / 2, 3),
+  "Pareto(1.5)": stats.pareto(1.5).isf,
+  "chi(1000)": stats.chi(1000).isf,
+}
 
 
-def quantile(law, u):
-  """The value that the law exceeds with probability u."""
-  return stats.t.isf(u / 2, 3) if law is None else law.isf(u)
-
-
-def autoregressive(rng, steps, phi):
-  """Standard normal, with correlation phi^h between steps h apart."""
-  from scipy.signal import lfilter
-
-  noise = rng.standard_normal(steps + 1000)
-  return lfilter([np.sqrt(1 - phi**2)], [1, -phi], noise)[1000:]
-
-
-def main():
-  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--steps", type=int, default=1_000_000)
-  steps = parser.parse_args().steps
-  rng = np.random.default_rng(0)
-  time = np.arange(steps)
-  depth = -np.log(10) * (time % 20_000) / 20_000  # tenfold in 20,000 steps
-
-  alarms, caught = {}, {}
-  for name, law in laws().items():
-    norms = quantile(law, rng.random(steps))
-    alarms[name] = norms
-    is_spike = rng.random(steps) < 1e-3
-    spiked = np.where(is_spike, 10 * quantile(law, P), norms)
-    caught[name] = spiked, is_spike
+def without_spikes(rng):
+  """(norms, {name: at which steps to count}), series by series."""
+  time = np.arange(STEPS)
+  settled = time >= SETTLED
+  for name, isf in LAWS.items():
+    yield isf(rng.random(STEPS)), {name: settled}
   for name in ("half-normal", "Pareto(1.5)"):
-    law = laws()[name]
-    tail = special.ndtr(-autoregressive(rng, steps, 0.9))
-    alarms[f"{name}, AR(0.9)"] = quantile(law, tail)
-    fresh = quantile(law, rng.random(steps))
-    alarms[f"{name}, falls tenfold in 20,000"] = fresh * np.exp(depth)
-    alarms[f"{name}, rises tenfold in 20,000"] = fresh * np.exp(-depth)
+    isf = LAWS[name]
+    series = laws.copula(laws.autoregressive(0.9), isf)
+    yield series(rng, (STEPS,)), {f"{name}, AR(0.9)": settled}
 
-  settled = time >= 1024
-  head = ["norms", *RULES]
-  rows = [head, ["---"] * len(head)]
-  for name, norms in alarms.items():
-    rates = [np.mean(fire(rule, norms)[settled]) for rule in RULES.values()]
-    rows.append([name, *(f"{1e3 * rate:.2f}" for rate in rates)])
-  spikes = [head, ["---"] * len(head)]
-  for name, (norms, is_spike) in caught.items():
-    rates = [
-      np.mean(fire(rule, norms)[settled & is_spike]) for rule in RULES.values()
-    ]
-    spikes.append([name, *(f"{100 * rate:.1f} %" for rate in rates)])
-  lines = [
-    f"{tables.machine()}; `python benchmarks/false_alarms.py --steps {steps}`",
-    "",
-    "Steps clipped in a thousand, without a spike; wanted: 1.",
-    "",
-    *("| " + " | ".join(row) + " |" for row in rows),
-    "",
-    "Spikes caught, of 10 times the law's 99.9 % quantile, one step in 1000.",
-    "",
-    *("| " + " | ".join(row) + " |" for row in spikes),
-  ]
-  tables.write("false alarms", lines)
+    # Down in the even periods, up in the odd ones, and never at once.
+    part, falls = time % PERIOD / PERIOD, time // PERIOD % 2 == 0
+    level = 10 ** -np.where(falls, part, 1 - part)
+    yield (
+      isf(rng.random(STEPS)) * level,
+      {
+        f"{name}, falls tenfold in 20,000": settled & falls,
+        f"{name}, rises tenfold in 20,000": settled & ~falls,
+      },
+    )
+    jumps = f"{name}, the same fall, then tenfold at once"
+    yield isf(rng.random(STEPS)) * 10**-part, {jumps: settled}
+
+
+def false_alarms(rng):
+  rows = []
+  for norms, places in without_spikes(rng):
+    fired = [fire(rule, norms) for rule in RULES.values()]
+    for name, place in places.items():
+      rates = (f"{1e3 * np.mean(f[place]):.2f}" for f in fired)
+      rows.append([name, *rates])
+  head = ["clipped without a spike, in 1,000 steps", *RULES]
+  return tables.table(head, rows)
+
+
+def spikes_caught(rng):
+  rows = []
+  for name, isf in LAWS.items():
+    is_spike = rng.random(STEPS) < 1e-3
+    norms = np.where(is_spike, 10 * isf(P), isf(rng.random(STEPS)))
+    place = is_spike & (np.arange(STEPS) >= SETTLED)
+    fired = [fire(rule, norms) for rule in RULES.values()]
+    rows.append([name, *(f"{100 * np.mean(f[place]):.1f}" for f in fired)])
+  return tables.table(["spikes caught, percent", *RULES], rows)
 
 
 if __name__ == "__main__":
-  main()
+  rng = np.random.default_rng(0)
+  lines = [tables.machine("make tables"), "", *false_alarms(rng)]
+  lines += ["", *spikes_caught(rng)]
+  tables.write("false alarms", lines)

@@ -73,9 +73,10 @@ def clip_by_tail_quantile(
   :func:`estimators.generalized_pareto_fit` on the k norms above the threshold
   u. Over a million steps without a spike, at p = 1e-3, it clips 1.2 to 1.4 in a
   thousand on half-normal, lognormal, :math:`|t_3|`, Pareto(1.5) and chi(1000)
-  norms alike, 1.8 on autocorrelated ones (AR(0.9), half-normal and Pareto), and
-  1.1 to 2.0 on a level that rises or falls tenfold in 20,000 steps; of spikes
-  of ten times the true quantile it misses less than one in a thousand
+  norms alike, 1.8 to 1.9 on autocorrelated ones (AR(0.9), half-normal and
+  Pareto), 0.6 to 1.2 on a level that falls tenfold in 20,000 steps and 1.5 to
+  2.1 on one that rises so; of spikes of ten times the true quantile it misses
+  one in a thousand on Pareto(1.5), and fewer on the others
   (`benchmarks/false_alarms.py`, with other rules beside it).
 
   There is no clipping before the window is full, nor while the k + 1 largest
@@ -86,7 +87,7 @@ def clip_by_tail_quantile(
   Args:
     p: the rate of false alarms, in (0, k/W). Below 1/W it is extrapolated.
     window_size: W, the norms it rests on (static). With 256 norms (k = 32) the
-      rate is twice as high as stated, and 4 in 100 spikes pass on Pareto(1.5).
+      rate is twice as high as stated, and 3 in 100 spikes pass on Pareto(1.5).
     k: how many of them are the tail (static), from 5 on. Fewer are noisier,
       and more look into the body of the law.
     skip: whether such a step is dropped instead of scaled.

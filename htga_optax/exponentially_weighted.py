@@ -89,19 +89,21 @@ def hill(
 
   With the memory of a window of 256 (d = 0.9922), p = 25/256, it has the bias
   and the noise of :func:`streaming.windowed_hill` at k = 25: medians of 1.53 on
-  Pareto(1.5), 2.47 on :math:`|t_3|`, 4.7 on half-normal values (window: 1.52,
-  2.48, 4.7), standard deviations of the logarithm of 0.20, 0.19, 0.17 (0.20,
-  0.19, 0.18); 95 and 81 percent of the intervals hold the index of the first
-  two (95, 81). In the first 256 values the noise is a fifth larger. It takes
-  longer to get over things: when the level rises tenfold, chi-distributed
-  norms of 1,000 entries, which have no tail, read 1 to 3 for 256 steps and
-  again above 50 after 800, and a single value of 1e30 still lowers 1.5 to 1.1
-  after 400 steps; the window is clear of either after 256.
+  Pareto(1.5), 2.47 on :math:`|t_3|`, 4.8 on half-normal values (window: 1.52,
+  2.48, 4.8), standard deviations of the logarithm of 0.20, 0.19, 0.17 (0.20,
+  0.19, 0.18); 96 and 83 percent of the intervals hold the index of the first
+  two (95 and 90, of intervals that span some bias). After the first 256 values
+  the noise is 15 percent larger. It takes longer to get over things: when the
+  level rises tenfold, chi-distributed norms of 1,000 entries, which have no
+  tail, read 1 to 3 for 256 steps and again above 50 after 800, and a single
+  value of 1e30 still lowers 1.5 to 1.1 after 400 steps; the window is clear of
+  either after 256. After a tenfold fall it repeats what it said or says nothing
+  for some 500 steps (figures of `benchmarks/estimates.py`, here and below).
 
   The drift is the share of exceedances less p, over its standard deviation on
   independent values at a fixed threshold. (Following halves the variance.) It
-  says when the threshold has lost its quantile: it is beyond 2.5 for the first
-  240 steps after that rise, and from 90 to 500 steps after a fall; otherwise in
+  says when the threshold has lost its quantile: it is beyond 2.5 for some 250
+  steps after that rise, and from 100 to 500 or so after that fall; otherwise in
   less than 1 percent of independent series, but in a quarter of those with the
   dependence of an AR(0.9). There is no test of misfit.
 
@@ -215,8 +217,9 @@ def log_moment(decay: ArrayLike = 0.99) -> streaming.StreamingEstimator:
   `track_tail_index` feeds, it is wrong: they are no such law, and the norm of
   an isotropic stable vector of many entries varies less in its logarithm than
   an entry does, so that it reads light. Meaningful are one fixed coordinate, a
-  fixed projection of the gradient. A tenfold change of scale, up or down, reads
-  as 0.9 at an index of 1.5 while half of the memory is of either side.
+  fixed projection of the gradient. With the memory of 256 values, a tenfold
+  change of scale, up or down, reads as 0.9 at an index of 1.5 after 64 to 128
+  steps and as 1.43 after 512 (`benchmarks/estimates.py`).
 
   Args:
     decay: d, in (0, 1). The interval takes the error on (1 + d)/(1 - d)
@@ -324,12 +327,13 @@ def characteristic_function(
   No value moves it by more than :math:`a_t e c`.
 
   With the memory of 256 values it has the noise of the batch form on 256:
-  standard deviations of 0.103, 0.106, 0.091 at alpha = 1, 1.5, 1.8 (batch
-  0.097, 0.108, 0.090), medians of 1.02, 1.51, 1.82, and intervals that cover
-  94, 95 and 90 percent (96, 94, 91). (A scale held where :math:`|\phi(1)|` is
-  1/e, by :math:`E \cos z = 1/e`, is no better in the long run and settles much
-  later.) After a tenfold rise 1.5 reads 0.9 for 128 steps and 1.44 after 512,
-  after a tenfold fall 1.4 and 1.5.
+  standard deviations of the logarithm of 0.101, 0.067, 0.051 at alpha = 1, 1.5,
+  1.8 (batch 0.103, 0.070, 0.051), medians of 1.01, 1.51, 1.81, and intervals
+  that cover 94, 96 and 91 percent (95, 94, 92). (A scale held where
+  :math:`|\phi(1)|` is 1/e, by :math:`E \cos z = 1/e`, is no better in the long
+  run and settles much later.) After a tenfold rise 1.5 reads 0.9 for 128 steps
+  and 1.43 after 512, after a tenfold fall 1.4 and 1.5
+  (`benchmarks/estimates.py`).
 
   It takes the signed values of a symmetric stable law; of what
   :func:`log_moment` says on norms, all holds here.
