@@ -22,7 +22,9 @@ from typing import Any, NamedTuple
 
 import jax
 from jax import dtypes, lax
+from jax.core import Tracer
 import jax.numpy as jnp
+from jax.sharding import AxisType, auto_axes
 from jax.typing import ArrayLike
 import numpy as np
 import optax
@@ -54,13 +56,13 @@ class AddStableNoiseState(NamedTuple):
   """What :func:`add_stable_noise` knows.
 
   Attributes:
-    count: steps that were not dropped, int32 [].
+    step_count: steps that were not dropped, int32 [].
     rng_key: the data of the key, uint32; it never changes.
     noise_tail_index: alpha of the last step, float32 []; 0 before the first
       and for a step without noise.
   """
 
-  count: jax.Array
+  step_count: jax.Array
   rng_key: jax.Array
   noise_tail_index: jax.Array
 
@@ -171,7 +173,7 @@ def add_stable_noise(
   def init_fn(params):
     del params
     return AddStableNoiseState(
-      count=jnp.zeros([], jnp.int32),
+      step_count=jnp.zeros([], jnp.int32),
       rng_key=jnp.array(rng_key),
       noise_tail_index=jnp.zeros([], jnp.float32),
     )
@@ -184,7 +186,7 @@ def add_stable_noise(
     finite = jnp.all(jnp.isfinite(sizes))
 
     def value_of(argument):
-      return _value("add_stable_noise", argument, state.count, extra_args)
+      return _value("add_stable_noise", argument, state.step_count, extra_args)
 
     a, s = value_of(alpha), value_of(scale)
     known = (a > 0) & (s > 0) & (s < jnp.inf)
@@ -193,27 +195,32 @@ def add_stable_noise(
       s = s * value_of(learning_rate) ** (1 / a)
     s = jnp.where(known, s, 0.0)
 
+    most = jnp.float32(jnp.inf) if max_jump is None else jnp.float32(max_jump)
     step_key = jax.random.wrap_key_data(state.rng_key, impl=impl)
-    step_key = jax.random.fold_in(step_key, state.count)
+    step_key = jax.random.fold_in(step_key, state.step_count)
     amplitude_key, leaf_key = jax.random.split(step_key)
     if isotropic:
       amplitude = jnp.sqrt(stable.positive(amplitude_key, a / 2))
-      s = s * jnp.minimum(amplitude, jnp.inf if max_jump is None else max_jump)
+      s = s * jnp.minimum(amplitude, most)
     if shard_axis_name is not None:
       leaf_key = jax.random.fold_in(leaf_key, lax.axis_index(shard_axis_name))
     place = itertools.count()
+    # Not the constant 2, for which XLA would keep parts of samples in memory.
+    law = jnp.where(finite, 2.0, 1.0) if isotropic else a
 
     def noisy(x, s):
       if jnp.iscomplexobj(x):
         return lax.complex(noisy(x.real, s), noisy(x.imag, s))
-      xi = stable.sample(
-        jax.random.fold_in(leaf_key, next(place)),
-        2.0 if isotropic else a,
-        shape=x.shape,
+
+      def add(x, s, key, law, finite):
+        xi = stable.sample(key, law, shape=x.shape)
+        if not isotropic:
+          xi = jnp.clip(xi, -most, most)
+        return _add(x, s * xi, finite)
+
+      return _as_sharded(add, x)(
+        x, s, jax.random.fold_in(leaf_key, next(place)), law, finite
       )
-      if max_jump is not None and not isotropic:
-        xi = jnp.clip(xi, -max_jump, max_jump)
-      return _add(x, s * xi, finite)
 
     leaves, structure = jax.tree.flatten(updates)
     each = [s] * len(leaves)
@@ -222,7 +229,9 @@ def add_stable_noise(
     return jax.tree.unflatten(
       structure, list(map(noisy, leaves, each))
     ), AddStableNoiseState(
-      count=jnp.where(finite, optax.safe_increment(state.count), state.count),
+      step_count=jnp.where(
+        finite, optax.safe_increment(state.step_count), state.step_count
+      ),
       rng_key=state.rng_key,
       noise_tail_index=jnp.where(
         finite, jnp.where(known, a, 0.0), state.noise_tail_index
@@ -236,10 +245,10 @@ class TruncateState(NamedTuple):
   """What :func:`truncate` knows.
 
   Attributes:
-    count: steps that were not dropped, int32 [].
+    step_count: steps that were not dropped, int32 [].
   """
 
-  count: jax.Array
+  step_count: jax.Array
 
 
 def truncate(
@@ -293,18 +302,20 @@ def truncate(
 
   def init_fn(params):
     del params
-    return TruncateState(count=jnp.zeros([], jnp.int32))
+    return TruncateState(step_count=jnp.zeros([], jnp.int32))
 
   def update_fn(updates, state, params=None, **extra_args):
     del params
-    b = _value("truncate", threshold, state.count, extra_args)
+    b = _value("truncate", threshold, state.step_count, extra_args)
     r = norms.norms(updates)
     finite = jnp.isfinite(r[0])
     exceeds = r > b
     factor = jnp.where(exceeds, jnp.maximum(b, 0.0), 1.0)
     factor = factor / jnp.where(exceeds, r, 1.0)
     return norms.scale(updates, jnp.where(finite, factor, 0.0)), TruncateState(
-      count=jnp.where(finite, optax.safe_increment(state.count), state.count)
+      step_count=jnp.where(
+        finite, optax.safe_increment(state.step_count), state.step_count
+      )
     )
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -341,6 +352,14 @@ def _add(x: jax.Array, y: jax.Array, keep: jax.Array) -> jax.Array:
   largest = jnp.finfo(x.dtype).max.astype(wide)
   total = jnp.clip(x.astype(wide) + y.astype(wide), -largest, largest)
   return jnp.where(keep, total, 0).astype(x.dtype)
+
+
+def _as_sharded(function: Callable[..., Any], like: jax.Array) -> Any:
+  """Lets XLA shard what is in between, where axes of a mesh are explicit."""
+  sharding = jax.typeof(like).sharding
+  if AxisType.Explicit not in sharding.mesh.axis_types:
+    return function
+  return auto_axes(function, out_sharding=sharding)
 
 
 def _count(x: jax.Array) -> int:
@@ -384,6 +403,6 @@ def _key_data(key: ArrayLike) -> tuple[Any, Any]:
       f"key must be one key, got shape {typed.shape}; use jax.vmap."
     )
   data = jax.random.key_data(typed)
-  if not isinstance(data, jax.core.Tracer):
+  if not isinstance(data, Tracer):
     data = np.asarray(data)  # of no mesh, and copied by every init
   return data, jax.random.key_impl(typed)
