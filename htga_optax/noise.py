@@ -100,9 +100,10 @@ def add_stable_noise(
   - Under `jax.pmap` and `jax.shard_map` with replicated parameters, every
     device adds the same noise, as data parallelism needs.
   - Under `jax.shard_map` with parameters split by hand, shards would repeat
-    each other: name the axes in `shard_axis_name`. Their index is then folded
-    into the key, so that noise changes with the number of shards. All leaves
-    must be split over them; a replicated one would come apart.
+    each other: name the axes in `shard_axis_name` (forgotten, JAX refuses a
+    state that should be replicated, unless `check_vma=False`). Their index is
+    then folded into the key, so that noise changes with the number of shards.
+    All leaves must be split over them; a replicated one would come apart.
 
   A step with an update that is not finite is dropped: it is zero, without
   noise, and the count stays. Nor is there noise while a reading is not known
@@ -110,9 +111,8 @@ def add_stable_noise(
   alpha above 2 counts as 2. These are for schedules and readings, a constant
   that cannot be is an error.
 
-  What it does not do: move what is zero for good. It is not told which
-  parameters a mask freezes; wrap it in `optax.masked`. Two of these with one
-  key add the same noise twice.
+  What it does not do: know which parameters are frozen; wrap it in
+  `optax.masked`. Two of these with one key add the same noise twice.
 
   Args:
     alpha: the tail index, in (0, 2], smaller is heavier: a number, a schedule
@@ -296,7 +296,7 @@ def truncate(
 
   References:
     Wang, Oh and Rhee (2021), Eliminating sharp minima from SGD with truncated
-    heavy-tailed noise, arXiv:2102.04297, section 2.
+    heavy-tailed noise, arXiv:2102.04297.
   """
   checks.check_number("threshold", threshold, lambda v: v >= 0, "be at least 0")
 
