@@ -44,12 +44,20 @@ from htga_optax.modulation import sigmoid_exponent as sigmoid_exponent
 from htga_optax.modulation import unless_rejected as unless_rejected
 from htga_optax.noise import add_stable_noise as add_stable_noise
 from htga_optax.noise import AddStableNoiseState as AddStableNoiseState
+from htga_optax.noise import inflate_gradient_noise as inflate_gradient_noise
+from htga_optax.noise import (
+  InflateGradientNoiseState as InflateGradientNoiseState,
+)
+from htga_optax.noise import noise_gradient as noise_gradient
 from htga_optax.noise import Reading as Reading
 from htga_optax.noise import truncate as truncate
 from htga_optax.noise import TruncateState as TruncateState
 from htga_optax.optimizers import htga as htga
 from htga_optax.optimizers import scale_by_htga as scale_by_htga
 from htga_optax.optimizers import tail_index_sgd as tail_index_sgd
+from htga_optax.optimizers import (
+  truncated_heavy_tailed_sgd as truncated_heavy_tailed_sgd,
+)
 from htga_optax.relay import relay as relay
 from htga_optax.relay import RelayState as RelayState
 from htga_optax.tracking import (

@@ -73,6 +73,14 @@ def relay_of_two_listeners(target=2.0, step_size=3.0):
   )
 
 
+def some_noise(updates):
+  """A difference of gradients that is no function of the updates' values, with
+  which MultiSteps, which passes that of the last micro-step, is tested too."""
+  return jax.tree.map(
+    lambda x: jnp.full_like(x, 1 + 1j if jnp.iscomplexobj(x) else 1), updates
+  )
+
+
 CASES = [
   Case(
     "track_tail_index",
@@ -215,6 +223,14 @@ CASES = [
     readings=("noise_tail_index",),
     static_args=("key",),
   ),
+  Case(
+    "inflate_gradient_noise",
+    htga_optax.inflate_gradient_noise,
+    {"key": 3, "gate": 0.2},
+    extra_args={"noise_updates": some_noise},
+    readings=("inflation",),
+    static_args=("key",),
+  ),
   Case("truncate", htga_optax.truncate, {"threshold": 1.0}),
   Case("relay", relay_of_two_listeners, readings=(*MEASURED, "amplification")),
   Case(
@@ -256,6 +272,14 @@ CASES = [
     },
     readings=(*MEASURED, "rate_scale"),
     static_args=STATIC,
+  ),
+  Case(
+    "truncated_heavy_tailed_sgd",
+    htga_optax.truncated_heavy_tailed_sgd,
+    {"learning_rate": 0.1, "threshold": 0.5, "key": 3},
+    extra_args={"noise_updates": some_noise},
+    readings=("inflation",),
+    static_args=("key",),
   ),
 ]
 

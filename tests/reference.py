@@ -512,3 +512,12 @@ def stable_noise(updates, xi, alpha, scale, **options):
     jumps = [min(max(float(x), -most), most) for x in draws]
     noisy.append([float(u) + s * x for u, x in zip(leaf, jumps)])
   return noisy
+
+
+def truncated_heavy_tailed_sgd(params, batches, factors, rate, threshold):
+  """Runs over (g_SB, g_SB* - g_LB) of lists, with given factors Z."""
+  for (gradient, noise), z in zip(batches, factors):
+    step = [-rate * (float(g) + z * float(n)) for g, n in zip(gradient, noise)]
+    (step,) = truncate([step], threshold)
+    params = [p + v for p, v in zip(params, step)]
+  return params

@@ -13,7 +13,15 @@ import reference
 from scipy import stats
 
 import htga_optax
-from htga_optax import Reading, add_stable_noise, stable, truncate
+from htga_optax import (
+  Reading,
+  add_stable_noise,
+  inflate_gradient_noise,
+  noise_gradient,
+  stable,
+  truncate,
+  truncated_heavy_tailed_sgd,
+)
 
 KEY = jax.random.key(7)
 set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh
@@ -379,6 +387,126 @@ def test_threshold_follows_its_schedule():
   np.testing.assert_allclose(lengths, [2, 0, 1, 0, 0], rtol=1e-6)
 
 
+# -- inflated gradient noise -------------------------------------------------
+
+
+def factors_of(tx, steps, scale=1.0):
+  """Z of every step, and what one entry of noise became by it."""
+
+  def step(state, _):
+    u, new = tx.update(jnp.zeros(1), state, noise_updates=jnp.full(1, scale))
+    return new, (state.inflation, u[0])
+
+  run = jax.jit(lambda s: jax.lax.scan(step, s, length=steps)[1])
+  return [np.asarray(x) for x in run(tx.init(jnp.zeros(1)))]
+
+
+@pytest.mark.parametrize("a, c", [(0.8, 0.1), (1.4, 0.5), (3.0, 2.0)])
+def test_inflation_has_the_law_of_lomax(a, c):
+  z, noise = factors_of(inflate_gradient_noise(0, a, c), 20_000)
+  assert stats.kstest(z, stats.lomax(a, scale=c).cdf).pvalue > 1e-3
+  np.testing.assert_array_equal(z, noise)
+  other, _ = factors_of(inflate_gradient_noise(1, a, c), 100)
+  assert not np.any(z[:100] == other)
+
+
+def test_inflation_is_finite_where_its_tail_is_heaviest():
+  z, noise = factors_of(inflate_gradient_noise(0, 0.05, 1.0), 1000, 1e20)
+  assert z.max() > 1e29 and np.all(np.isfinite(z))
+  assert noise.max() == np.finfo(np.float32).max
+
+
+def test_a_gate_closes_at_its_rate_and_changes_nothing_else():
+  gate = 0.5 * (0.1 ** (-1 / 1.4) - 1)
+  free, _ = factors_of(inflate_gradient_noise(0), 20_000)
+  gated, noise = factors_of(inflate_gradient_noise(0, gate=gate), 20_000)
+  np.testing.assert_array_equal(gated, np.where(free > gate, free, 0))
+  np.testing.assert_array_equal(gated, noise)
+  assert abs(np.mean(gated > 0) - 0.1) < 4 * (0.09 / 20_000) ** 0.5
+
+
+def test_the_scale_of_the_inflation_follows_its_schedule():
+  constant, _ = factors_of(inflate_gradient_noise(0, 1.4, 1.0), 6)
+  scale = lambda count: jnp.where(count < 4, 0.5 + count, 0.0)
+  z, _ = factors_of(inflate_gradient_noise(0, 1.4, scale), 6)
+  wanted = constant * [0.5, 1.5, 2.5, 3.5, 0, 0]
+  np.testing.assert_allclose(z, wanted, rtol=1e-5)
+
+
+def loss(params, batch):
+  x, y = batch
+  return jnp.mean((x @ params["w"] + params["b"] - y) ** 2)
+
+
+def test_noise_is_the_difference_of_the_gradients_where_the_gate_is_open():
+  """And where it is closed, no loss is evaluated."""
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(32, 3)), rng.normal(size=32)
+  params = {"w": jnp.ones(3), "b": jnp.float32(0.5)}
+  small, large = (x[:4], y[:4]), (x, y)
+  calls = []
+
+  def counted(params, batch):
+    jax.debug.callback(lambda: calls.append(1))
+    return loss(params, batch)
+
+  noise = jax.jit(lambda z: noise_gradient(counted, params, small, large, z))
+  closed = noise(0.0)
+  jax.effects_barrier()
+  assert not calls
+  jax.tree.map(lambda v: np.testing.assert_array_equal(v, 0), closed)
+  wanted = jax.tree.map(
+    lambda a, b: a - b,
+    *(jax.grad(loss)(params, batch) for batch in (small, large)),
+  )
+  got = noise(0.3)
+  jax.effects_barrier()
+  assert calls
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted)):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_noise_that_is_not_finite_counts_only_where_the_gate_is_open():
+  nan = jnp.full(2, jnp.nan)
+  tx = inflate_gradient_noise(0)
+  state = tx.init(jnp.ones(2))
+  updates, new = tx.update(jnp.ones(2), state, noise_updates=nan)
+  np.testing.assert_array_equal(updates, 0)
+  jax.tree.map(np.testing.assert_array_equal, new, state)
+  tx = inflate_gradient_noise(0, gate=np.inf)
+  state = tx.init(jnp.ones(2))
+  updates, new = tx.update(jnp.ones(2), state, noise_updates=nan)
+  np.testing.assert_array_equal(updates, 1)
+  assert new.step_count == 1
+
+
+@pytest.mark.parametrize("threshold", [0.25, None])
+@pytest.mark.parametrize("scale", [0.5, None])
+def test_the_optimizer_is_its_twin(threshold, scale):
+  """Our methods and the baselines, by the arguments of the table."""
+  rng = np.random.default_rng(1)
+  pairs = rng.normal(size=(30, 2, 3)).astype(np.float32)
+  tx = truncated_heavy_tailed_sgd(0.3, threshold, 0, scale=scale)
+  params = jnp.ones(3)
+  state, z = tx.init(params), []
+  for gradient, noise in pairs:
+    z.append(0.0 if scale is None else optax.tree.get(state, "inflation"))
+    extra = {} if scale is None else {"noise_updates": jnp.asarray(noise)}
+    updates, state = tx.update(jnp.asarray(gradient), state, params, **extra)
+    params = optax.apply_updates(params, updates)
+  wanted = reference.truncated_heavy_tailed_sgd(
+    [1.0] * 3, pairs, map(float, z), 0.3, threshold or np.inf
+  )
+  np.testing.assert_allclose(params, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("missing", [{}, {"noise_updates": [jnp.ones(2)]}])
+def test_a_missing_second_gradient_is_named(missing):
+  tx = truncated_heavy_tailed_sgd(0.1, 0.5, 0)
+  with pytest.raises(ValueError, match=r"difference.*pass noise_updates="):
+    tx.update(jnp.ones(2), tx.init(jnp.ones(2)), **missing)
+
+
 # -- errors -----------------------------------------------------------------
 
 
@@ -418,6 +546,23 @@ def test_threshold_follows_its_schedule():
       lambda: add_stable_noise(1.5, 1, np.zeros(3, np.uint32)),
       ValueError,
       r"shape \(2,\), got shape \(3,\)",
+    ),
+    (
+      lambda: inflate_gradient_noise(0, tail_index=0.0),
+      ValueError,
+      "tail_index must be positive, got 0.0",
+    ),
+    (
+      lambda: inflate_gradient_noise(0, scale=-1),
+      ValueError,
+      "scale .* got -1",
+    ),
+    (lambda: inflate_gradient_noise(0, gate=-1), ValueError, "gate .* got -1"),
+    (lambda: inflate_gradient_noise("a"), TypeError, "key must be .* got 'a'"),
+    (
+      lambda: truncated_heavy_tailed_sgd(-0.1, 1.0, 0),
+      ValueError,
+      "learning_rate .* got -0.1",
     ),
     (lambda: truncate(-0.5), ValueError, "threshold .* got -0.5"),
     (lambda: truncate(float("nan")), ValueError, "got nan"),
