@@ -16,7 +16,8 @@ The folder is a ladder, and each rung a thin layer on the one below:
     stable                                  noise with a heavy tail
     gradient_noise                          two batches' gradients -> noise
     streaming, exponentially_weighted       a sample that arrives step by step
-    tracking, modulation, clipping, relay   transformations
+    tracking, modulation, clipping, noise   transformations
+    relay                                   which passes readings on
     optimizers                              ready chains
 """
 
@@ -41,9 +42,22 @@ from htga_optax.modulation import scale_by_tail_index as scale_by_tail_index
 from htga_optax.modulation import ScaleByTailIndexState as ScaleByTailIndexState
 from htga_optax.modulation import sigmoid_exponent as sigmoid_exponent
 from htga_optax.modulation import unless_rejected as unless_rejected
+from htga_optax.noise import add_stable_noise as add_stable_noise
+from htga_optax.noise import AddStableNoiseState as AddStableNoiseState
+from htga_optax.noise import inflate_gradient_noise as inflate_gradient_noise
+from htga_optax.noise import (
+  InflateGradientNoiseState as InflateGradientNoiseState,
+)
+from htga_optax.noise import noise_gradient as noise_gradient
+from htga_optax.noise import Reading as Reading
+from htga_optax.noise import truncate as truncate
+from htga_optax.noise import TruncateState as TruncateState
 from htga_optax.optimizers import htga as htga
 from htga_optax.optimizers import scale_by_htga as scale_by_htga
 from htga_optax.optimizers import tail_index_sgd as tail_index_sgd
+from htga_optax.optimizers import (
+  truncated_heavy_tailed_sgd as truncated_heavy_tailed_sgd,
+)
 from htga_optax.relay import relay as relay
 from htga_optax.relay import RelayState as RelayState
 from htga_optax.tracking import (

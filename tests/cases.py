@@ -73,6 +73,14 @@ def relay_of_two_listeners(target=2.0, step_size=3.0):
   )
 
 
+def some_noise(updates):
+  """A difference of gradients that is no function of the updates' values, with
+  which MultiSteps, which passes that of the last micro-step, is tested too."""
+  return jax.tree.map(
+    lambda x: jnp.full_like(x, 1 + 1j if jnp.iscomplexobj(x) else 1), updates
+  )
+
+
 CASES = [
   Case(
     "track_tail_index",
@@ -180,6 +188,50 @@ CASES = [
     readings=("rate_scale",),
     static_args=("listener",),
   ),
+  Case(
+    "stable_noise",
+    htga_optax.add_stable_noise,
+    {"alpha": 1.5, "scale": 0.1, "key": 3},
+    readings=("noise_tail_index",),
+    static_args=("key",),
+  ),
+  Case(
+    "stable_noise_of_a_reading",
+    htga_optax.add_stable_noise,
+    {
+      "alpha": htga_optax.Reading("sharpness", lambda s: 2 - s),
+      "scale": 0.5,
+      "key": 3,
+      "learning_rate": 0.1,
+      "isotropic": True,
+      "max_jump": 10.0,
+    },
+    extra_args={"sharpness": 0.3},
+    readings=("noise_tail_index",),
+    static_args=("key",),
+  ),
+  Case(
+    "stable_noise_relative",
+    htga_optax.add_stable_noise,
+    {
+      "alpha": 1.2,
+      "scale": 0.1,
+      "key": 3,
+      "relative": True,
+      "max_jump": 10.0,
+    },
+    readings=("noise_tail_index",),
+    static_args=("key",),
+  ),
+  Case(
+    "inflate_gradient_noise",
+    htga_optax.inflate_gradient_noise,
+    {"key": 3, "gate": 0.2},
+    extra_args={"noise_updates": some_noise},
+    readings=("inflation",),
+    static_args=("key",),
+  ),
+  Case("truncate", htga_optax.truncate, {"threshold": 1.0}),
   Case("relay", relay_of_two_listeners, readings=(*MEASURED, "amplification")),
   Case(
     "scale_by_htga",
@@ -220,6 +272,14 @@ CASES = [
     },
     readings=(*MEASURED, "rate_scale"),
     static_args=STATIC,
+  ),
+  Case(
+    "truncated_heavy_tailed_sgd",
+    htga_optax.truncated_heavy_tailed_sgd,
+    {"learning_rate": 0.1, "threshold": 0.5, "key": 3},
+    extra_args={"noise_updates": some_noise},
+    readings=("inflation",),
+    static_args=("key",),
   ),
 ]
 

@@ -490,3 +490,34 @@ class ExponentialCharacteristicFunction:
     ratio = log_modulus(0.2) / log_modulus(1.0)
     tail_index = math.log(ratio) / math.log(0.2)
     return (min(tail_index, 2.0) if tail_index > 0 else math.nan), n
+
+
+def truncate(step, threshold):
+  """A step of lists, scaled to the threshold if it is longer."""
+  length = math.sqrt(sum(float(v) ** 2 for leaf in step for v in leaf))
+  factor = min(1.0, threshold / length) if length > 0 else 1.0
+  return [[factor * float(v) for v in leaf] for leaf in step]
+
+
+def stable_noise(updates, xi, alpha, scale, **options):
+  """Updates with given standard samples on them, both lists of lists."""
+  noisy = []
+  for leaf, draws in zip(updates, xi):
+    s = scale
+    if options.get("learning_rate") is not None:
+      s *= options["learning_rate"] ** (1 / alpha)
+    if options.get("relative"):
+      s *= math.sqrt(sum(float(v) ** 2 for v in leaf) / len(leaf))
+    most = options.get("max_jump", math.inf)
+    jumps = [min(max(float(x), -most), most) for x in draws]
+    noisy.append([float(u) + s * x for u, x in zip(leaf, jumps)])
+  return noisy
+
+
+def truncated_heavy_tailed_sgd(params, batches, factors, rate, threshold):
+  """Runs over (g_SB, g_SB* - g_LB) of lists, with given factors Z."""
+  for (gradient, noise), z in zip(batches, factors):
+    step = [-rate * (float(g) + z * float(n)) for g, n in zip(gradient, noise)]
+    (step,) = truncate([step], threshold)
+    params = [p + v for p, v in zip(params, step)]
+  return params

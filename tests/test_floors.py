@@ -16,7 +16,7 @@ FLOORS = [
   {"coordinates", "gradient_noise", "intervals", "diagnostics"},
   {"streaming"},
   {"exponentially_weighted"},
-  {"tracking", "modulation", "clipping", "relay"},
+  {"tracking", "modulation", "clipping", "noise", "relay"},
   {"optimizers"},
   {"__init__"},
 ]
