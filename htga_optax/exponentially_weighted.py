@@ -258,7 +258,8 @@ def log_moment(decay: ArrayLike = 0.99) -> streaming.StreamingEstimator:
     size = jnp.abs(jnp.asarray(x, jnp.float32))
     heard = jnp.isfinite(size) & (size >= _TINY)
     weight, step = _step(_strong(decay), state.weight)
-    away = jnp.log(jnp.where(heard, size, 1.0)) - state.mean
+    # Older versions of XLA compare a subnormal as if it were normal.
+    away = jnp.log(jnp.maximum(size, _TINY)) - state.mean
     new = LogMomentState(
       weight=weight,
       mean=state.mean + step * away,
