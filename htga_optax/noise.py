@@ -45,8 +45,8 @@ class Reading(NamedTuple):
 
   Attributes:
     name: of the reading, as the tracker offers it and as `update` takes it.
-    response: reading -> value, of numbers float32 []. It is not asked while the
-      reading is 0, that is, not known.
+    response: reading -> value, both numbers, float32 []. What it says of a
+      reading of 0, which is one not known yet, is not heard.
 
   Examples:
     >>> import jax
@@ -144,7 +144,8 @@ def add_stable_noise(
   Returns:
     The transformation. `optax.tree.get` finds `noise_tail_index` in its state,
     an :class:`AddStableNoiseState`. Leaves keep their dtypes; noise is sampled
-    in float32 and the sum ends at the largest number of the dtype.
+    in float32 and the sum ends at the largest number of the dtype. Compiled, it
+    is added as it is sampled and never stored (checked on CPU).
 
   Raises:
     TypeError: a key that is none; updates that are not floating point.
