@@ -537,8 +537,9 @@ def _value(
       f"{listener} needs the reading `{name}`: put a tracker of it before it in"
       f" htga_optax.relay(...), or pass {name}= to update."
     )
-  if jnp.shape(reading) != ():
+  if [jnp.shape(x) for x in jax.tree.leaves(reading)] != [()]:
     raise ValueError(f"{listener} takes one number of `{name}`, got {reading}.")
+  (reading,) = jax.tree.leaves(reading)
   reading = jnp.asarray(reading, jnp.float32)
   known = reading != 0
   value = response(jnp.where(known, reading, 1.0))

@@ -149,8 +149,9 @@ def test_alpha_and_scale_answer_readings():
 
   with pytest.raises(ValueError, match=r"`tail_index`.*relay.*tail_index="):
     tx.update(like, tx.init(like), sharpness=1.0)
-  with pytest.raises(ValueError, match="one number of `sharpness`"):
-    tx.update(like, tx.init(like), sharpness=jnp.ones(2), tail_index=3.0)
+  for sharpness in (jnp.ones(2), {"a": 1.0, "b": 2.0}):
+    with pytest.raises(ValueError, match="one number of `sharpness`"):
+      tx.update(like, tx.init(like), sharpness=sharpness, tail_index=3.0)
 
 
 def test_a_tracker_in_a_relay_steers_the_noise():
