@@ -140,7 +140,7 @@ def clip_by_tail_quantile(
     return jnp.where(known, jnp.minimum(tail_of(window)[0] + q, _LARGEST), 0.0)
 
   def see(window, tail_fit, r, q):
-    most = jnp.where(q > 0, jnp.maximum(_KEPT * q, q), _LARGEST)
+    most = jnp.where(q > 0, _KEPT * q, _LARGEST)
     r = jnp.where(jnp.isfinite(r), jnp.minimum(r, most), r)
     seen = order_statistics.push(window, r)
     old, new = tail_of(window), tail_of(seen)

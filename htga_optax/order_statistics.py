@@ -308,12 +308,40 @@ def _kth_largest(
 
 def _sums(ones: list[jax.Array], dtype: Any, one_read: bool) -> jax.Array:
   """How often each array is true, [number of arrays]."""
-  if not one_read:
-    return jnp.stack([jnp.sum(x, dtype=dtype) for x in ones])
-  sums = lax.reduce(
-    [x.astype(dtype) for x in ones],
-    [jnp.zeros([], dtype)] * len(ones),
+  counts = [x.astype(dtype) for x in ones]
+  if one_read:
+    return jnp.stack(sums(*counts))
+  return jnp.stack([jnp.sum(x, dtype=dtype) for x in counts])
+
+
+def sums(*terms: jax.Array) -> list[jax.Array]:
+  r"""The sums of arrays of one shape and dtype, from one read of them.
+
+  .. math:: s_j = \sum_i x_{j,i}
+
+  A variadic reduction: fused with what makes the terms, it reads their inputs
+  once, and compiles sooner than a sum each. Where the terms are sharded under
+  jit, the parts of each device are gathered.
+
+  Args:
+    *terms: the arrays, [...].
+
+  Returns:
+    A number [] for each, of their dtype.
+
+  Raises:
+    TypeError: shapes or dtypes differ.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from htga_optax import order_statistics
+    >>> x = jnp.float32([1.0, 2.0, 3.0])
+    >>> print(*order_statistics.sums(x, x**2))
+    6.0 14.0
+  """
+  return lax.reduce(
+    list(terms),
+    [jnp.zeros([], x.dtype) for x in terms],
     lambda xs, ys: [x + y for x, y in zip(xs, ys)],
-    range(ones[0].ndim),
+    range(terms[0].ndim),
   )
-  return jnp.stack(sums)

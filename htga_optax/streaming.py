@@ -5,7 +5,7 @@ two:
 
     state = init()
     state = update(state, x)      one more value
-    tail_index, interval = estimate(state)
+    tail_index, interval, drift, misfit = estimate(state)
 
 It ignores values that are not finite, and estimates nan as long as it has seen
 too few. States are pytrees of arrays of fixed shape, so that a scan carries
@@ -86,9 +86,9 @@ def windowed_hill(
   stay in the middle, and have a negative mean: -0.034 for half-normal values,
   at k/W of 10 percent. The misfit is the fading sum of the scores over its
   standard deviation, with the memory of 16k exceedances (16 windows): it finds
-  in long runs what no window shows.
-  The variance of a score is 1/12, and 1/48 of one among many, since fits and
-  scores share their values (derived here, by the delta method).
+  in long runs what no window shows. The variance of a score is 1/12, and 1/48
+  of one among many, since fits and scores share their values (derived here, by
+  the delta method).
 
   Args:
     window_size: W, how many values the estimate rests on (static). A short
