@@ -17,6 +17,7 @@ from typing import NamedTuple
 import zipfile
 import zlib
 
+import cli
 import numpy as np
 
 TFDS_NAMES = ("mnist", "fashion_mnist", "cifar10")
@@ -96,7 +97,7 @@ def _npz(path: Path) -> Dataset:
   except OSError as error:
     raise DataError(f"{path}: {error.strerror or error}.") from error
   except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-    raise DataError(f"{path} is broken: {first_line(error)}") from error
+    raise DataError(f"{path} is broken: {cli.first_line(error)}") from error
 
 
 @needs("tfds")
@@ -112,7 +113,7 @@ def _tfds(name: str, data_dir: str | None) -> Dataset:
   except (DataError, ImportError):
     raise
   except Exception as error:  # whatever file systems and formats may raise
-    why = f"{first_line(error)}; another --data-dir may help."
+    why = f"{cli.first_line(error)}; another --data-dir may help."
     raise DataError(f"TFDS cannot read {name}: {why}") from error
   return _checked(*train, *test, name)
 
@@ -170,8 +171,3 @@ def _checked(x_train, y_train, x_test, y_test, name: str) -> Dataset:
   return Dataset(
     x_train, y_train.astype(np.int32), x_test, y_test.astype(np.int32), name
   )
-
-
-def first_line(error: Exception) -> str:
-  """The first line of an error, or its type where it says nothing."""
-  return (str(error).strip() or type(error).__name__).splitlines()[0]

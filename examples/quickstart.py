@@ -20,16 +20,15 @@ What it does not show: a norm that falls while the loss does, or batches that
 are unlike, read as a tail too. A small index is no proof of a power law.
 """
 
-import sys
+import cli
 
-try:
+with cli.one_line("quickstart"):
   import argparse
   import functools
   import math
-  import os
   from pathlib import Path
+  import sys
   import time
-  from typing import NoReturn
 
   import data
   from flax import nnx
@@ -45,11 +44,6 @@ try:
   from rich.table import Table
 
   import htga_optax
-except ImportError as error:
-  install = 'pip install "htga_optax[examples]"'
-  sys.exit(f"quickstart: {error.name or error} is missing: {install}")
-except KeyboardInterrupt:
-  sys.exit("quickstart: interrupted.")
 
 WINDOW_SIZE = 256
 ADAMW_RATE = 0.003
@@ -393,45 +387,18 @@ def visible(values: np.ndarray) -> np.ndarray:
   return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
-class Parser(argparse.ArgumentParser):
-  """A parser whose complaint is one line, and the exit status 1."""
-
-  def error(self, message: str) -> NoReturn:
-    """Exits."""
-    sys.exit(f"quickstart: {message}")
-
-
-def count(text: str) -> int:
-  """An argument that must be a positive integer."""
-  if not text.isdecimal() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f"must be 1, 2, ..., got {text}")
-  return int(text)
-
-
-def picture(text: str) -> Path:
-  """An argument that must be a .png file that can be written."""
-  path = Path(text).expanduser()
-  if path.suffix.lower() != ".png":
-    raise argparse.ArgumentTypeError(f"must end in .png, got {text}")
-  if path.is_dir() or not os.access(path.parent, os.W_OK):
-    raise argparse.ArgumentTypeError(f"cannot write {text}")
-  return path
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
   """The command line."""
-  parser = Parser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = cli.Parser("quickstart", __doc__)
   add = parser.add_argument
   names = ", ".join(("digits", *data.TFDS_NAMES))
   add("--dataset", default="digits", help=f"{names} or a PATH.npz")
-  add("--steps", type=count, default=1500)
-  add("--batch-size", type=count, default=32)
-  add("--seeds", type=count, default=5, help="how many")
+  add("--steps", type=cli.count, default=1500)
+  add("--batch-size", type=cli.count, default=32)
+  add("--seeds", type=cli.count, default=5, help="how many")
   add("--learning-rate", type=float, default=0.05, help="of all but AdamW")
   add("--momentum", type=float, default=0.9, help="of all but AdamW")
-  add("--output", type=picture, default="quickstart.png", metavar="PNG")
+  add("--output", type=cli.picture, default="quickstart.png", metavar="PNG")
   add("--data-dir", help="where TFDS keeps its data sets")
   args = parser.parse_args(argv)
   try:
@@ -444,13 +411,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
   """Loads, trains, prints and draws; every failure is one line."""
   args = parse(argv)
-  try:
+  failures = (data.DataError, OSError, jax.errors.JaxRuntimeError)
+  with cli.one_line("quickstart", *failures):
     run(args)
-  except (data.DataError, OSError, jax.errors.JaxRuntimeError) as error:
-    sys.exit(f"quickstart: {data.first_line(error)}")
-  except KeyboardInterrupt:
-    print("quickstart: interrupted.", file=sys.stderr, flush=True)
-    os._exit(130)  # an interrupted compilation can crash Python's own exit
 
 
 def run(args: argparse.Namespace) -> None:

@@ -25,16 +25,15 @@ two dimensions is this example's own. What it does not show: that the noise of
 a neural network's gradients is like this, or that wide minima generalise.
 """
 
-import sys
+import cli
 
-try:
+with cli.one_line("sharp_minima"):
   import argparse
   from collections.abc import Callable
   import functools
   import math
-  import os
   from pathlib import Path
-  from typing import NamedTuple, NoReturn
+  from typing import NamedTuple
 
   import jax
   from jax import lax
@@ -48,11 +47,6 @@ try:
   from rich.table import Table
 
   import htga_optax
-except ImportError as error:
-  install = 'pip install "htga_optax[examples]"'
-  sys.exit(f"sharp_minima: {error.name or error} is missing: {install}")
-except KeyboardInterrupt:
-  sys.exit("sharp_minima: interrupted.")
 
 ALPHA = 1.2  # the tail index of the heavy noise
 THRESHOLD = 0.5  # b, the longest truncated step
@@ -622,56 +616,23 @@ def draw_exits(ax, scalings: list[Scaling]) -> None:
     ax.legend(frameon=False, fontsize="small", loc="upper right")
 
 
-class Parser(argparse.ArgumentParser):
-  """A parser whose complaint is one line, and the exit status 1."""
-
-  def error(self, message: str) -> NoReturn:
-    """Exits."""
-    sys.exit(f"sharp_minima: {message}")
-
-
-def count(text: str, least: int = 1) -> int:
-  """An argument that must be an integer of `least` or more."""
-  if not text.isdecimal() or not least <= int(text) < 2**31:
-    raise argparse.ArgumentTypeError(
-      f"must be {least}, {least + 1}, ..., got {text}"
-    )
-  return int(text)
-
-
-def picture(text: str) -> Path:
-  """An argument that must be a .png file that can be written."""
-  path = Path(text).expanduser()
-  if path.suffix.lower() != ".png":
-    raise argparse.ArgumentTypeError(f"must end in .png, got {text}")
-  if path.is_dir() or not os.access(path.parent, os.W_OK):
-    raise argparse.ArgumentTypeError(f"cannot write {text}")
-  return path
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
   """The command line."""
-  parser = Parser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = cli.Parser("sharp_minima", __doc__)
   add = parser.add_argument
-  add("--chains", type=count, default=300)
-  add("--steps", type=count, default=400_000, help="rounded up to hundreds")
-  add("--seed", type=functools.partial(count, least=0), default=0)
-  add("--output", type=picture, default="sharp_minima.png", metavar="PNG")
+  add("--chains", type=cli.count, default=300)
+  add("--steps", type=cli.count, default=400_000, help="rounded up to hundreds")
+  add("--seed", type=functools.partial(cli.count, least=0), default=0)
+  add("--output", type=cli.picture, default="sharp_minima.png", metavar="PNG")
   return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
   """Runs, prints and draws; every failure is one line."""
   args = parse(argv)
-  try:
+  failures = (OSError, jax.errors.JaxRuntimeError)
+  with cli.one_line("sharp_minima", *failures):
     run(args)
-  except (OSError, jax.errors.JaxRuntimeError) as error:
-    sys.exit(f"sharp_minima: {str(error).splitlines()[0]}")
-  except KeyboardInterrupt:
-    print("sharp_minima: interrupted.", file=sys.stderr, flush=True)
-    os._exit(130)  # an interrupted compilation can crash Python's own exit
 
 
 def run(args: argparse.Namespace) -> Results:

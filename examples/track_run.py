@@ -9,17 +9,15 @@ terminal, live or, where there is none, as plain lines, and to the files asked
 for (see sinks.py). No step waits for that.
 """
 
-import sys
+import cli
 
-try:
+with cli.one_line("track_run"):
   import argparse
   import collections
   from collections.abc import Callable, Iterator
   import contextlib
   import functools
   import math
-  import os
-  from typing import NoReturn
 
   import data
   from flax import nnx
@@ -34,11 +32,6 @@ try:
   import sinks
 
   import htga_optax
-except ImportError as error:
-  install = 'pip install "htga_optax[examples]"'
-  sys.exit(f"track_run: {error.name or error} is missing: {install}")
-except KeyboardInterrupt:
-  sys.exit("track_run: interrupted.")
 
 LINES = ("loss", "gradient norm", "tail index", "amplification")
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -153,29 +146,12 @@ def sparkline(values: list[float]) -> str:
   )
 
 
-class Parser(argparse.ArgumentParser):
-  """A parser whose complaint is one line, and the exit status 1."""
-
-  def error(self, message: str) -> NoReturn:
-    """Exits."""
-    sys.exit(f"track_run: {message}")
-
-
-def count(text: str) -> int:
-  """An argument that must be a positive integer."""
-  if not text.isdecimal() or int(text) < 1:
-    raise argparse.ArgumentTypeError(f"must be 1, 2, ..., got {text}")
-  return int(text)
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
   """The command line."""
-  parser = Parser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = cli.Parser("track_run", __doc__)
   add = parser.add_argument
-  add("--steps", type=count, default=1000)
-  add("--every", type=count, default=20, help="steps between two readings")
+  add("--steps", type=cli.count, default=1000)
+  add("--every", type=cli.count, default=20, help="steps between two readings")
   add("--csv", metavar="FILE", help="is continued where it exists")
   add("--tensorboard", metavar="DIR")
   add("--wandb", metavar="DIR", help="an offline run")
@@ -186,21 +162,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
   """Trains and logs; every failure is one line."""
   args = parse(argv)
-  try:
+  failures = (data.DataError, OSError, ValueError, jax.errors.JaxRuntimeError)
+  with cli.one_line("track_run", *failures, extra="logging"):
     run(args)
-  except ImportError as error:
-    install = 'pip install "htga_optax[logging]"'
-    sys.exit(f"track_run: {error.name or error} is missing: {install}")
-  except (
-    data.DataError,
-    OSError,
-    ValueError,
-    jax.errors.JaxRuntimeError,
-  ) as error:
-    sys.exit(f"track_run: {data.first_line(error)}")
-  except KeyboardInterrupt:
-    print("track_run: interrupted.", file=sys.stderr, flush=True)
-    os._exit(130)  # an interrupted compilation can crash Python's own exit
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,0 +1,75 @@
+"""What the command lines of the examples share: every failure is one line."""
+
+import argparse
+from collections.abc import Iterator
+import contextlib
+import os
+from pathlib import Path
+import sys
+from typing import NoReturn
+
+
+class Parser(argparse.ArgumentParser):
+  """A parser whose complaint is one line, and the exit status 1."""
+
+  def __init__(self, name: str, description: str | None):
+    super().__init__(
+      prog=f"{name}.py",
+      description=description,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    self.name = name
+
+  def error(self, message: str) -> NoReturn:
+    """Exits."""
+    sys.exit(f"{self.name}: {message}")
+
+
+def count(text: str, least: int = 1) -> int:
+  """An argument that must be an integer of `least` or more."""
+  if not text.isdecimal() or not least <= int(text) < 2**31:
+    raise argparse.ArgumentTypeError(
+      f"must be {least}, {least + 1}, ..., got {text}"
+    )
+  return int(text)
+
+
+def picture(text: str) -> Path:
+  """An argument that must be a .png file that can be written."""
+  path = Path(text).expanduser()
+  if path.suffix.lower() != ".png":
+    raise argparse.ArgumentTypeError(f"must end in .png, got {text}")
+  if path.is_dir() or not os.access(path.parent, os.W_OK):
+    raise argparse.ArgumentTypeError(f"cannot write {text}")
+  return path
+
+
+@contextlib.contextmanager
+def one_line(
+  name: str, *errors: type[Exception], extra: str = "examples"
+) -> Iterator[None]:
+  """Ends the program with one line where something is missing or fails.
+
+  Args:
+    name: of the example, with which the line begins.
+    *errors: what may fail, with the first line of its message.
+    extra: of the package, which brings what cannot be imported.
+
+  Yields:
+    Once, for the block: the imports of the example, or its run.
+  """
+  try:
+    yield
+  except ImportError as error:
+    install = f'pip install "htga_optax[{extra}]"'
+    sys.exit(f"{name}: {error.name or error} is missing: {install}")
+  except errors as error:
+    sys.exit(f"{name}: {first_line(error)}")
+  except KeyboardInterrupt:
+    print(f"{name}: interrupted.", file=sys.stderr, flush=True)
+    os._exit(130)  # an interrupted compilation can crash Python's own exit
+
+
+def first_line(error: Exception) -> str:
+  """The first line of an error, or its type where it says nothing."""
+  return (str(error).strip() or type(error).__name__).splitlines()[0]
