@@ -15,13 +15,16 @@ The folder is a ladder, and each rung a thin layer on the one below:
     coordinates                             the entries of one gradient
     stable                                  noise with a heavy tail
     gradient_noise                          two batches' gradients -> noise
+    curvature                               a loss -> eigenvalues, trace
     streaming, exponentially_weighted       a sample that arrives step by step
-    tracking, modulation, clipping, noise   transformations
+    tracking, sharpness                     trackers
+    modulation, clipping, noise             listeners
     relay                                   which passes readings on
     optimizers                              ready chains
 """
 
 from htga_optax import coordinates as coordinates
+from htga_optax import curvature as curvature
 from htga_optax import diagnostics as diagnostics
 from htga_optax import estimators as estimators
 from htga_optax import exponentially_weighted as exponentially_weighted
@@ -50,8 +53,10 @@ from htga_optax.noise import (
 )
 from htga_optax.noise import noise_gradient as noise_gradient
 from htga_optax.noise import Reading as Reading
+from htga_optax.noise import sharpness_alpha as sharpness_alpha
 from htga_optax.noise import truncate as truncate
 from htga_optax.noise import TruncateState as TruncateState
+from htga_optax.optimizers import ahtsgd as ahtsgd
 from htga_optax.optimizers import htga as htga
 from htga_optax.optimizers import scale_by_htga as scale_by_htga
 from htga_optax.optimizers import tail_index_sgd as tail_index_sgd
@@ -60,6 +65,8 @@ from htga_optax.optimizers import (
 )
 from htga_optax.relay import relay as relay
 from htga_optax.relay import RelayState as RelayState
+from htga_optax.sharpness import track_sharpness as track_sharpness
+from htga_optax.sharpness import TrackSharpnessState as TrackSharpnessState
 from htga_optax.tracking import (
   track_coordinate_tail_index as track_coordinate_tail_index,
 )

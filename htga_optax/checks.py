@@ -6,7 +6,14 @@ numeric argument is a tracer, about which nothing can be said at trace time.
 
 from collections.abc import Callable
 import numbers
+from typing import Any
 
+import jax
+from jax import dtypes
+from jax.core import Tracer
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import numpy as np
 import optax
 
 
@@ -32,6 +39,16 @@ def check_number(
   """
   if isinstance(value, numbers.Real) and not holds(value):
     raise ValueError(f"{name} must {must}, got {value}.")
+
+
+def check_scale(name: str, value: object) -> None:
+  """Raises ValueError for a concrete number that is negative or not finite."""
+  check_number(
+    name,
+    value,
+    lambda v: 0 <= v < float("inf"),
+    "be a finite number of at least 0",
+  )
 
 
 def check_size(name: str, value: object) -> int:
@@ -65,3 +82,44 @@ def check_transformation(taker: str, transform: object) -> None:
       f"{taker} takes gradient transformations, got"
       f" {type(transform).__name__} {transform!r}."
     )
+
+
+def check_key(key: ArrayLike) -> tuple[Any, Any]:
+  """The data of one key, on the host if concrete, and its implementation.
+
+  Args:
+    key: a seed, a typed key or key data.
+
+  Returns:
+    The data, and what `jax.random.wrap_key_data` takes as `impl`.
+
+  Raises:
+    TypeError: it is none of these.
+    ValueError: it is a batch of keys, or data of another size.
+  """
+  if isinstance(key, numbers.Integral) and not isinstance(key, bool):
+    typed = jax.random.key(int(key))
+  elif isinstance(key, jax.Array) and jnp.issubdtype(
+    key.dtype, dtypes.prng_key
+  ):
+    typed = key
+  elif isinstance(key, (jax.Array, np.ndarray)) and key.dtype == jnp.uint32:
+    size = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
+    if key.shape[-1:] != size:
+      raise ValueError(
+        f"key data must be of shape {size}, got shape {key.shape}."
+      )
+    typed = jax.random.wrap_key_data(jnp.asarray(key))
+  else:
+    raise TypeError(
+      "key must be an integer seed, a typed key or uint32 key data, got"
+      f" {key!r}; under optax.inject_hyperparams pass static_args=('key',)."
+    )
+  if typed.shape:
+    raise ValueError(
+      f"key must be one key, got shape {typed.shape}; use jax.vmap."
+    )
+  data = jax.random.key_data(typed)
+  if not isinstance(data, Tracer):
+    data = np.asarray(data)  # of no mesh, and copied by every init
+  return data, jax.random.key_impl(typed)

@@ -22,19 +22,18 @@ of the device: what is computed twice is the same twice.
 
 from collections.abc import Callable
 import itertools
-import numbers
-from typing import Any, NamedTuple
+from typing import Any, get_args, Literal, NamedTuple
 
 import jax
-from jax import dtypes, lax
-from jax.core import Tracer
+from jax import lax
 import jax.numpy as jnp
 from jax.sharding import AxisType, auto_axes
 from jax.typing import ArrayLike
-import numpy as np
 import optax
 
 from htga_optax import checks, norms, stable
+
+Response = Literal["rising", "falling", "growth"]
 
 # Factors stay below 1e30, which leaves float32 room for gradients.
 _LARGEST_LOG = 69.0
@@ -45,8 +44,9 @@ class Reading(NamedTuple):
 
   Attributes:
     name: of the reading, as the tracker offers it and as `update` takes it.
-    response: reading -> value, both numbers, float32 []. What it says of a
-      reading of 0, which is one not known yet, is not heard.
+    response: reading -> value, both numbers, float32 [], or a schedule of the
+      step. What it says of a reading of 0, which is one not known yet, is not
+      heard.
 
   Examples:
     >>> import jax
@@ -57,7 +57,76 @@ class Reading(NamedTuple):
   """
 
   name: str
-  response: Callable[[jax.Array], ArrayLike]
+  response: Callable[[jax.Array], optax.ScalarOrSchedule]
+
+
+def sharpness_alpha(
+  response: Response = "rising",
+  center: optax.ScalarOrSchedule = 0.0,
+  steepness: ArrayLike = 1.0,
+  alpha_min: ArrayLike = 1.05,
+) -> Reading:
+  r"""Responses of AHTSGD: an alpha that follows the sharpness of the loss.
+
+  .. math::
+    \alpha = 1 + \sigma(v (\log s - c)) \ \text{(rising)}, \qquad
+    \alpha = 2 - \sigma(v (\log s - c)) \ \text{(falling)}, \qquad
+    \alpha = 2 - \sigma(v (\log s/s_{slow} - c)) \ \text{(growth)}
+
+  These are reconstructions. The summary of AHTSGD from which this was built
+  says that alpha lies in [1, 2] and follows an average of the log-sharpness by
+  a sigmoid, not which way: heavy noise early, and Gaussian where training
+  settles at the edge of stability, is "rising"; low alpha where sharpness is
+  high is "falling"; heavy while it still grows is "growth". The constants v and
+  c are not given.
+
+  Args:
+    response: one of the three.
+    center: c, a number or a schedule of the step, in units of the log-sharpness
+      (for "growth" of the log-growth, with 0 where it stays). At the edge of
+      stability :math:`s = 2/\eta`.
+    steepness: v.
+    alpha_min: a lower bound; at alpha = 1 the noise has no mean.
+
+  Returns:
+    A :class:`Reading` for :func:`add_stable_noise`, of `sharpness` or
+    `sharpness_growth`.
+
+  Raises:
+    ValueError: another response; alpha_min outside (0, 2].
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from htga_optax import sharpness_alpha
+    >>> for kind in ("rising", "falling"):
+    ...   alpha = sharpness_alpha(kind, center=jnp.log(20.0), steepness=2.0)
+    ...   print(*(f"{alpha.response(s):.2f}" for s in (2.0, 20.0, 200.0)))
+    1.05 1.50 1.99
+    1.99 1.50 1.05
+
+  References:
+    Adaptive Heavy-Tailed Stochastic Gradient Descent (2025), arXiv:2508.21353,
+    of which a summary was read.
+  """
+  if response not in get_args(Response):
+    raise ValueError(
+      f"response must be rising, falling or growth, got {response!r}."
+    )
+  checks.check_number(
+    "alpha_min", alpha_min, lambda v: 0 < v <= 2, "be in (0, 2]"
+  )
+
+  def alpha_of(sharpness):
+    def schedule(count):
+      c = center(count) if callable(center) else center
+      heavy = jax.nn.sigmoid(steepness * (jnp.log(sharpness) - c))
+      alpha = 1 + heavy if response == "rising" else 2 - heavy
+      return jnp.maximum(alpha, alpha_min)
+
+    return schedule if callable(center) else schedule(0)
+
+  name = "sharpness_growth" if response == "growth" else "sharpness"
+  return Reading(name, alpha_of)
 
 
 class AddStableNoiseState(NamedTuple):
@@ -169,10 +238,10 @@ def add_stable_noise(
     Stochastic Processes, of the step's scale.
   """
   checks.check_number("alpha", alpha, lambda v: 0 < v <= 2, "be in (0, 2]")
-  _check_scale("scale", scale)
-  _check_scale("learning_rate", learning_rate)
+  checks.check_scale("scale", scale)
+  checks.check_scale("learning_rate", learning_rate)
   checks.check_number("max_jump", max_jump, lambda v: v > 0, "be positive")
-  rng_key, impl = _key_data(key)
+  rng_key, impl = checks.check_key(key)
 
   def init_fn(params):
     del params
@@ -334,14 +403,9 @@ def inflate_gradient_noise(
   checks.check_number(
     "tail_index", tail_index, lambda v: 0 < v < jnp.inf, "be positive"
   )
-  checks.check_number(
-    "scale",
-    scale,
-    lambda v: 0 <= v < jnp.inf,
-    "be a finite number of at least 0",
-  )
+  checks.check_scale("scale", scale)
   checks.check_number("gate", gate, lambda v: v >= 0, "be at least 0")
-  rng_key, impl = _key_data(key)
+  rng_key, impl = checks.check_key(key)
 
   def state_at(step_count, rng_key):
     one = jax.random.wrap_key_data(rng_key, impl=impl)
@@ -511,15 +575,6 @@ def truncate(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _check_scale(name: str, value: object) -> None:
-  checks.check_number(
-    name,
-    value,
-    lambda v: 0 <= v < jnp.inf,
-    "be a finite number of at least 0",
-  )
-
-
 def _value(
   listener: str,
   argument: optax.ScalarOrSchedule | Reading,
@@ -543,6 +598,7 @@ def _value(
   reading = jnp.asarray(reading, jnp.float32)
   known = reading != 0
   value = response(jnp.where(known, reading, 1.0))
+  value = value(count) if callable(value) else value
   return jnp.where(known, jnp.asarray(value, jnp.float32), 0.0)
 
 
@@ -578,33 +634,3 @@ def _over_shards(
   mean_square = lax.pmean(lax.square(shard_norms / unit), axis_name)
   zero = mean_square == 0
   return unit * jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1, mean_square)))
-
-
-def _key_data(key: ArrayLike) -> tuple[Any, Any]:
-  """The data of one key, on the host if concrete, and its implementation."""
-  if isinstance(key, numbers.Integral) and not isinstance(key, bool):
-    typed = jax.random.key(int(key))
-  elif isinstance(key, jax.Array) and jnp.issubdtype(
-    key.dtype, dtypes.prng_key
-  ):
-    typed = key
-  elif isinstance(key, (jax.Array, np.ndarray)) and key.dtype == jnp.uint32:
-    size = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
-    if key.shape[-1:] != size:
-      raise ValueError(
-        f"key data must be of shape {size}, got shape {key.shape}."
-      )
-    typed = jax.random.wrap_key_data(jnp.asarray(key))
-  else:
-    raise TypeError(
-      "key must be an integer seed, a typed key or uint32 key data, got"
-      f" {key!r}; under optax.inject_hyperparams pass static_args=('key',)."
-    )
-  if typed.shape:
-    raise ValueError(
-      f"key must be one key, got shape {typed.shape}; use jax.vmap."
-    )
-  data = jax.random.key_data(typed)
-  if not isinstance(data, Tracer):
-    data = np.asarray(data)  # of no mesh, and copied by every init
-  return data, jax.random.key_impl(typed)

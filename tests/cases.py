@@ -24,7 +24,7 @@ class Case:
     factory: makes the transformation.
     kwargs: with these arguments.
     extra_args: readings to pass by hand to a listener on its own, or functions
-      from the updates to one.
+      from the updates to one (or to a loss).
     readings: fields that `optax.tree.get` must find exactly once.
     static_args: arguments that `optax.inject_hyperparams` must not trace.
     forgets: whether a bad step that is finite has left the measured index after
@@ -60,6 +60,7 @@ TRACKERS = (
   htga_optax.track_tail_index,
   htga_optax.track_coordinate_tail_index,
   htga_optax.track_gradient_noise,
+  htga_optax.track_sharpness,
 )
 
 
@@ -79,6 +80,12 @@ def some_noise(updates):
   return jax.tree.map(
     lambda x: jnp.full_like(x, 1 + 1j if jnp.iscomplexobj(x) else 1), updates
   )
+
+
+def bowl(params):
+  """A loss of sharpness 3."""
+  squares = jax.tree.map(lambda x: jnp.sum(x.real**2 + x.imag**2), params)
+  return 1.5 * sum(jax.tree.leaves(squares))
 
 
 CASES = [
@@ -231,6 +238,22 @@ CASES = [
     readings=("inflation",),
     static_args=("key",),
   ),
+  Case(
+    "track_sharpness",
+    htga_optax.track_sharpness,
+    {"source": "trace", "decay": 0.5},
+    extra_args={"sharpness": 0.3},
+    readings=("sharpness", "sharpness_growth", "sharpness_estimate"),
+    static_args=("every", "num_matvecs", "key"),
+  ),
+  Case(
+    "track_sharpness_of_a_loss",
+    htga_optax.track_sharpness,
+    {"every": 2, "decay": 0.5},
+    extra_args={"value_fn": lambda updates: bowl},
+    readings=("sharpness", "sharpness_growth", "sharpness_estimate"),
+    static_args=("every", "num_matvecs", "key"),
+  ),
   Case("truncate", htga_optax.truncate, {"threshold": 1.0}),
   Case("relay", relay_of_two_listeners, readings=(*MEASURED, "amplification")),
   Case(
@@ -280,6 +303,21 @@ CASES = [
     extra_args={"noise_updates": some_noise},
     readings=("inflation",),
     static_args=("key",),
+  ),
+  Case(
+    "ahtsgd",
+    htga_optax.ahtsgd,
+    {
+      "learning_rate": 0.1,
+      "scale": 0.01,
+      "key": 3,
+      "momentum": 0.9,
+      "threshold": 1.0,
+      "every": 2,
+    },
+    extra_args={"value_fn": lambda updates: bowl},
+    readings=("sharpness", "sharpness_growth", "noise_tail_index"),
+    static_args=("key", "every", "num_matvecs"),
   ),
 ]
 

@@ -232,6 +232,8 @@ def test_unknown_extra_args_are_accepted(case):
 
 
 def test_params_are_not_needed(case):
+  if "value_fn" in case.extra_args:
+    pytest.skip("a loss is one of parameters")
   tx, params = case.make(), cases.params()
   grads = at(cases.gradients(1), 0)
   known = given(case.extra_args, grads)

@@ -13,10 +13,10 @@ PACKAGE = pathlib.Path(htga_optax.__file__).parent
 FLOORS = [
   {"checks"},
   {"estimators", "norms", "order_statistics", "stable"},
-  {"coordinates", "gradient_noise", "intervals", "diagnostics"},
+  {"coordinates", "curvature", "gradient_noise", "intervals", "diagnostics"},
   {"streaming"},
   {"exponentially_weighted"},
-  {"tracking", "modulation", "clipping", "noise", "relay"},
+  {"tracking", "modulation", "clipping", "noise", "relay", "sharpness"},
   {"optimizers"},
   {"__init__"},
 ]
