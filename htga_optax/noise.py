@@ -22,7 +22,7 @@ of the device: what is computed twice is the same twice.
 
 from collections.abc import Callable
 import itertools
-from typing import Any, get_args, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 from jax import lax

@@ -9,7 +9,7 @@
 What they read is found in their state by `optax.tree.get`.
 """
 
-from typing import Any, cast, Literal
+from typing import Any, Literal, cast
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
