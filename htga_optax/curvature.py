@@ -153,10 +153,11 @@ def gauss_newton(
   """
   outputs, forward = jax.linearize(model_fn, params)
   backward = jax.linear_transpose(forward, params)
-  inner = hessian(loss_fn, outputs)
+  loss_gradient = jax.grad(lambda y: _average(loss_fn(y), axis_name))
+  _, inner = jax.linearize(loss_gradient, outputs)
 
   def product(v):
-    (w,) = backward(jax.tree.map(jnp.conj, inner(forward(v))))
+    (w,) = backward(inner(forward(v)))
     return _average(w, axis_name)
 
   return _on_real_vectors(product, params)
@@ -307,6 +308,8 @@ def hutchpp_trace(
   checks.check_number(
     "num_matvecs", num_matvecs, lambda v: v >= 3, "be at least 3"
   )
+  if not jax.tree.leaves(like):
+    return Estimate(jnp.zeros([]), jnp.zeros([]))
   rank = num_matvecs // 3
   sketch_key, rest_key = jax.random.split(key)
   sketch = lax.map(
@@ -379,7 +382,8 @@ def lanczos(matvec: Matvec, vector: Any, num_matvecs: int) -> Tridiagonal:
     basis = jax.tree.map(lambda b, x: b.at[i].set(x), basis, v)
     w = matvec(v)
     alive = _norm(v) > 0
-    alpha = jnp.where(alive, _dot(v, w), -2 * largest - 1e-30)
+    below = jnp.where(i > 0, -2 * largest - 1e-30, 0.0)
+    alpha = jnp.where(alive, _dot(v, w), below)
     largest = jnp.maximum(largest, _norm(w))
     w = _without(basis, _without(basis, w))
     beta = _norm(w)
@@ -735,9 +739,14 @@ def _products(x: jax.Array, y: jax.Array) -> jax.Array:
   return x.astype(wide) * y.astype(wide)
 
 
-def _dot(u: Any, v: Any) -> jax.Array:
-  each = jax.tree.leaves(jax.tree.map(lambda x, y: _products(x, y).sum(), u, v))
-  return functools.reduce(operator.add, each, jnp.zeros([], jnp.float32))
+def _dot(u: Any, v: Any, lead: int = 0) -> jax.Array:
+  """The inner product, of every vector in `u` if it has a leading axis."""
+  each = jax.tree.map(
+    lambda x, y: jnp.sum(_products(x, y), axis=tuple(range(lead, x.ndim))), u, v
+  )
+  return functools.reduce(
+    operator.add, jax.tree.leaves(each), jnp.zeros([], jnp.float32)
+  )
 
 
 def _norm(v: Any) -> jax.Array:
@@ -756,11 +765,6 @@ def _over(v: Any, length: jax.Array) -> Any:
   return jax.tree.map(lambda x: (x * factor).astype(x.dtype), v)
 
 
-def _coefficients(basis: Any, v: Any) -> jax.Array:
-  """Q'v, [m]."""
-  return jax.vmap(_dot, in_axes=(0, None))(basis, v)
-
-
 def _combination(basis: Any, coefficients: jax.Array, like: Any) -> Any:
   """Qc, in the dtypes of `like`."""
   return jax.tree.map(
@@ -770,7 +774,7 @@ def _combination(basis: Any, coefficients: jax.Array, like: Any) -> Any:
 
 def _without(basis: Any, v: Any) -> Any:
   """(1 - QQ')v."""
-  along = _combination(basis, _coefficients(basis, v), like=v)
+  along = _combination(basis, _dot(basis, v, lead=1), like=v)
   return jax.tree.map(jnp.subtract, v, along)
 
 
@@ -780,7 +784,7 @@ def _orthonormal(vectors: Any) -> Any:
   By the eigenvectors of the Gram matrix; directions that rounding may have made
   are left out. Twice is enough for orthogonality.
   """
-  gram = jax.vmap(_coefficients, in_axes=(None, 0))(vectors, vectors)
+  gram = lax.map(lambda v: _dot(vectors, v, lead=1), vectors)
   values, rotation = jnp.linalg.eigh(gram)
   kept = values > _ROUNDING * values[-1]
   rotation = rotation * jnp.where(

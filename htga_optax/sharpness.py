@@ -204,6 +204,7 @@ def track_sharpness(
       )
 
     def look():
+      assert value_fn is not None
       one = jax.random.wrap_key_data(state.rng_key, impl=impl)
       value, vector = looks[source](
         value_fn,
@@ -213,6 +214,10 @@ def track_sharpness(
         num_matvecs,
         axis_name,
       )
+      # A product with the Hessian may not see that the loss is nan.
+      loss = value_fn(params)
+      loss = loss if axis_name is None else lax.pmean(loss, axis_name)
+      value = jnp.where(jnp.isfinite(loss), value, jnp.nan)
       return jnp.asarray(value, jnp.float32), vector
 
     if sharpness is not None:

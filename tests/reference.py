@@ -521,3 +521,25 @@ def truncated_heavy_tailed_sgd(params, batches, factors, rate, threshold):
     (step,) = truncate([step], threshold)
     params = [p + v for p, v in zip(params, step)]
   return params
+
+
+def geometric_means(values, decay, slow_decay, floor=1e-6):
+  """Debiased averages of logarithms: pairs of the fast one and the growth."""
+  out, means, weights = [(0.0, 0.0)], [0.0, 0.0], [0.0, 0.0]
+  for value in values:
+    if math.isfinite(value):
+      for i, d in enumerate((decay, slow_decay)):
+        means[i] = d * means[i] + (1 - d) * math.log(max(value, floor))
+        weights[i] = d * weights[i] + (1 - d)
+      fast, slow = (m / w for m, w in zip(means, weights))
+      out.append((math.exp(fast), math.exp(fast - slow)))
+    else:
+      out.append(out[-1])
+  return out[1:]
+
+
+def sharpness_alpha(sharpness, response, center, steepness, alpha_min):
+  """The three responses, as their formulas read."""
+  s = 1 / (1 + math.exp(-steepness * (math.log(sharpness) - center)))
+  alpha = 1 + s if response == "rising" else 2 - s
+  return max(alpha, alpha_min)
