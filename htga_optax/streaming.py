@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
+from jax import custom_batching, lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -44,10 +44,10 @@ class HillState(NamedTuple):
 
   Attributes:
     window: the last values.
-    numbers: all else in one array, of which XLA makes one kernel, float32 [9]:
-      Hill's estimate from the k largest (0 while there is none), the values
-      since the last refresh, `misfit`, `series`, and the interval in units of
-      the estimate. The last two are as of that refresh.
+    numbers: all else in one array, float32 [9], since each array of a state
+      costs a step a microsecond or two: Hill's estimate from the k largest (0
+      while there is none), the values since the last refresh, `misfit`, and as
+      of that refresh `series` and the interval in units of the estimate.
   """
 
   window: order_statistics.SortedWindow
@@ -55,8 +55,7 @@ class HillState(NamedTuple):
 
   @property
   def misfit(self) -> jax.Array:
-    """Fading sums over the held-out values: of their scores, and of the squares
-    of their weights."""
+    """Fading sums over held-out values, of scores and of squared weights: [2]."""
     return self.numbers[..., 2:4]
 
   @property
@@ -138,7 +137,7 @@ def windowed_hill(
       numbers=jnp.float32([0, due, 0, 0, 1, 1, 0, 1, 1]),
     )
 
-  def examine(window):
+  def refreshed(window):
     series = intervals.examine(window, k)
     return jnp.stack([*series, *intervals.interval(1.0, k, series)])
 
@@ -149,8 +148,11 @@ def windowed_hill(
     is_full = window.ascending[0] >= 0
     age = jnp.where(jnp.isfinite(x) & is_full, age + 1, age)
     due = age >= refresh_every
-    refreshed = lax.cond(
-      due, lambda: examine(window), lambda: state.numbers[4:]
+    order = state.numbers[4:]
+    order = lax.cond(
+      _any_mapped(due),
+      lambda: jnp.where(due, refreshed(window), order),
+      lambda: order,
     )
 
     # The value is scored by the window that it is not in yet.
@@ -167,7 +169,7 @@ def windowed_hill(
       jnp.where(due, 0.0, age),
       jnp.where(held_out, fade * score + survival - 0.5, score),
       jnp.where(held_out, fade**2 * weight + 1.0, weight),
-      *refreshed,
+      *order,
     ]
     return HillState(window, jnp.stack(numbers))
 
@@ -193,6 +195,21 @@ def windowed_hill(
     )
 
   return StreamingEstimator(init, update, estimate)
+
+
+@custom_batching.custom_vmap
+def _any_mapped(condition: jax.Array) -> jax.Array:
+  """Whether it holds anywhere on the axes of `jax.vmap`.
+
+  On a condition that is mapped, `lax.cond` would take both branches.
+  """
+  return condition
+
+
+@_any_mapped.def_vmap
+def _any_mapped_rule(axis_size, in_batched, condition):
+  del axis_size, in_batched
+  return _any_mapped(jnp.any(condition, axis=0)), False
 
 
 class WindowState(NamedTuple):
