@@ -55,7 +55,7 @@ class HillState(NamedTuple):
 
   @property
   def misfit(self) -> jax.Array:
-    """Fading sums over held-out values, of scores and of squared weights: [2]."""
+    """Fading sums over held-out values: scores and squared weights, [2]."""
     return self.numbers[..., 2:4]
 
   @property
