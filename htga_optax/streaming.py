@@ -148,18 +148,22 @@ def windowed_hill(
     is_full = window.ascending[0] >= 0
     age = jnp.where(jnp.isfinite(x) & is_full, age + 1, age)
     due = age >= refresh_every
-    order = state.numbers[4:]
+    # No gradient: zeros from behind would meet what is infinite in there.
+    seen, order = lax.stop_gradient((window, state.numbers[4:]))
     order = lax.cond(
       _any_mapped(due),
-      lambda: jnp.where(due, refreshed(window), order),
+      lambda: jnp.where(due, refreshed(seen), order),
       lambda: order,
     )
 
     # The value is scored by the window that it is not in yet.
-    excess = jnp.log(x / state.window.ascending[-(k + 1)])
+    threshold = state.window.ascending[-(k + 1)]
+    held_out = (hill > 0) & (x > threshold) & (x < 1e38 * threshold)
+    excess = jnp.log(
+      jnp.where(held_out, x, 1.0) / jnp.where(held_out, threshold, 1.0)
+    )
     size = k / inflation
     survival = jnp.exp(-size * jnp.log1p(hill / size * excess))
-    held_out = (hill > 0) & (excess > 0) & jnp.isfinite(excess)
 
     tail = window.ascending[-(k + 1) :]
     tail_index = estimators.hill_of_tail(tail, threshold=tail[0])
