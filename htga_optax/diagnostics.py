@@ -47,9 +47,10 @@ def explain(state: Any) -> str:
     "nonfinite_count",
   )
   fields = [jax.tree.leaves(optax.tree.get(state, name)) for name in names]
-  inflation = optax.tree.get(state, "inflation")
+  estimator_state = optax.tree.get(state, "estimator_state")
   groups = jax.tree.leaves_with_path(tail_index)
-  inflations = np.ones(len(groups)) if inflation is None else inflation
+  series = getattr(estimator_state, "series", None)
+  inflations = np.ones(len(groups)) if series is None else series.inflation
   lines = []
   for (path, alpha), *rest in zip(groups, *fields, inflations):
     name = "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)

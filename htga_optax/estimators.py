@@ -111,7 +111,7 @@ def hill(x: ArrayLike, k: int) -> jax.Array:
 
 
 def hill_of_tail(tail: jax.Array, threshold: jax.Array) -> jax.Array:
-  r"""Hill's estimator from the k + 1 largest values, in any order.
+  r"""Hill's estimator from the k + 1 largest values, sorted either way.
 
   The threshold's own excess is zero, so the sum may run over all k + 1 values:
 
@@ -913,8 +913,8 @@ def _log_excesses(
   tail: jax.Array, threshold: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
   """log(tail/threshold), and whether they are finite and not all zero."""
-  ratio = jnp.max(tail) / threshold
-  usable = (threshold > 0) & (ratio > 1) & (ratio < jnp.inf)
+  largest = jnp.maximum(tail[0], tail[-1])
+  usable = (largest > threshold) & (largest < 1e38 * threshold)
   tail = jnp.where(usable, tail, _regular(tail.size))
   return jnp.log(tail / jnp.where(usable, threshold, 1.0)), usable
 

@@ -131,13 +131,12 @@ class AmplifyState(NamedTuple):
   Attributes:
     amplification: ||g'||/||g|| of the last step, float32 [] (per layer: a tree
       of them); 1 before the first, 0 for a step that was dropped.
-    log_norm: moving average of log r, not debiased, float32 [groups].
-    log_norm_weight: the same average of ones, which debiases it.
+    log_norm: moving averages of log r, not debiased, and of ones, which
+      debias it, float32 [groups, 2].
   """
 
   amplification: Any
   log_norm: jax.Array
-  log_norm_weight: jax.Array
 
 
 def amplify(
@@ -211,8 +210,7 @@ def amplify(
       amplification=norms.spread(
         jnp.ones([groups], jnp.float32), params, per_layer
       ),
-      log_norm=jnp.zeros([groups], jnp.float32),
-      log_norm_weight=jnp.zeros([groups], jnp.float32),
+      log_norm=jnp.zeros([groups, 2], jnp.float32),
     )
 
   def update_fn(updates, state, params=None, *, tail_index=None, **extra_args):
@@ -224,8 +222,10 @@ def amplify(
     log_r = jnp.log(jnp.where(seen, r, 1.0))
 
     decay = jnp.where(seen, jnp.asarray(tau_decay, jnp.float32), 1.0)
-    log_norm = decay * state.log_norm + (1 - decay) * log_r
-    weight = decay * state.log_norm_weight + (1 - decay)
+    log_norm, weight = (
+      decay * old + (1 - decay) * new
+      for old, new in zip(state.log_norm.T, (log_r, 1.0))
+    )
     if tau is None:
       log_tau = log_norm / jnp.where(weight > 0, weight, 1.0)
     else:
@@ -235,12 +235,12 @@ def amplify(
     gamma = exponent(jnp.where(known, tail_index, 1.0))
     gamma = jnp.where(known, jnp.asarray(gamma, jnp.float32), 1.0)
     headroom = jnp.maximum(_LARGEST_LOG_NORM - log_r, 0.0)
-    factor = jnp.exp(jnp.minimum((gamma - 1) * (log_r - log_tau), headroom))
-    factor = jnp.where(finite, jnp.where(seen, factor, 1.0), 0.0)
+    log_factor = jnp.minimum((gamma - 1) * (log_r - log_tau), headroom)
+    log_factor = jnp.where(seen, log_factor, 0.0)
+    factor = jnp.exp(jnp.where(finite, log_factor, -jnp.inf))
     return norms.scale(updates, factor, per_layer), AmplifyState(
       amplification=norms.spread(factor, updates, per_layer),
-      log_norm=log_norm,
-      log_norm_weight=weight,
+      log_norm=jnp.stack([log_norm, weight], axis=1),
     )
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -10,7 +10,9 @@ of float32 beyond 1e19 and below 1e-23; only then is the sum taken again,
 
 under `lax.cond`, so that the common case reads the gradient once. Leaves are
 reduced to numbers where they are: nothing is raveled, concatenated or
-gathered, and there is no collective of our own.
+gathered, and there is no collective of our own. (The second sum adds squares
+of leaves of one shape first, which compiles sooner; where an Auto mesh shards
+them differently, XLA moves them.)
 
 A tree is measured in groups: all leaves together (one group), or leaf by leaf
 (`per_layer`: a group a leaf). Measured values are one vector [groups] inside a
@@ -18,7 +20,8 @@ transformation; `spread` gives them the shape that users see, a number or a
 tree of numbers.
 """
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterable
 import functools
 import operator
 from typing import Any
@@ -26,10 +29,12 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-# A smaller sum of squares is taken again. An entry that vanishes when squared
-# (below 1e-23) is then at most 1e-13 of the norm.
-_SMALLEST_SUM = 1e-20
+# A smaller norm is taken again. An entry that vanishes when squared (below
+# 1e-23) is then at most 1e-13 of the norm.
+_SMALLEST = 1e-10
+_TINY = 1e-30
 
 
 def norms(tree: Any, per_layer: bool = False) -> jax.Array:
@@ -68,30 +73,40 @@ def norms(tree: Any, per_layer: bool = False) -> jax.Array:
 
 @jax.jit  # traced once where a tracker and a listener measure the same tree
 def _norms(groups: list[list[jax.Array]]) -> jax.Array:
-  def sums(scales):
-    return jnp.stack(
-      [
-        functools.reduce(operator.add, [_sum_of_squares(x, c) for x in group])
-        for group, c in zip(groups, scales)
-      ]
-    )
-
-  plain = sums([None] * len(groups))
-  small, large = plain < _SMALLEST_SUM, ~(plain < jnp.inf)
+  sums = jnp.stack([_add(map(_sum_of_squares, group)) for group in groups])
+  # All below reads the root, which XLA takes once: sums it would take again.
+  r = jnp.sqrt(jnp.maximum(sums, _TINY))  # with a finite derivative
+  usual = jnp.all((r >= _SMALLEST) & (r < jnp.inf))
 
   def again():
-    c = jnp.where(small, 2.0**70, jnp.where(large, 2.0**-70, 1.0))
-    return _sqrt(sums(list(c))) / c
+    c = jnp.where(r < _SMALLEST, 2.0**70, jnp.where(r < jnp.inf, 1.0, 2.0**-70))
+    sums = [_sum_by_shape(group, scale) for group, scale in zip(groups, c)]
+    return _sqrt(jnp.stack(sums)) / c
 
-  return lax.cond(jnp.any(small | large), again, lambda: _sqrt(plain))
+  return lax.cond(usual, lambda: r, again)
 
 
-def _sum_of_squares(x: jax.Array, c: jax.Array | None) -> jax.Array:
-  """The sum of |c x|^2 in float32."""
+def _squares(x: jax.Array, c: ArrayLike = 1.0) -> jax.Array:
+  """|c x|^2 in float32."""
   if jnp.iscomplexobj(x):
-    return _sum_of_squares(x.real, c) + _sum_of_squares(x.imag, c)
-  x = x.astype(jnp.float32)
-  return jnp.sum(lax.square(x if c is None else c * x))
+    return _squares(x.real, c) + _squares(x.imag, c)
+  return lax.square(c * x.astype(jnp.float32))
+
+
+def _sum_of_squares(x: jax.Array) -> jax.Array:
+  return jnp.sum(_squares(x))
+
+
+def _sum_by_shape(leaves: list[jax.Array], c: jax.Array) -> jax.Array:
+  """The sum of |c x|^2, slower than leaf by leaf, compiled sooner."""
+  alike = collections.defaultdict(list)
+  for x in leaves:
+    alike[jax.typeof(x)].append(_squares(x, c))
+  return _add(jnp.sum(_add(squares)) for squares in alike.values())
+
+
+def _add(terms: Iterable[jax.Array]) -> jax.Array:
+  return functools.reduce(operator.add, terms)
 
 
 def _sqrt(x: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from jax import lax
+from jax import custom_batching, lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -44,19 +44,24 @@ class HillState(NamedTuple):
 
   Attributes:
     window: the last values.
-    hill: Hill's estimate from the k largest, float32 []; 0 while there is
-      none.
-    series: what their order tells, as of the last refresh.
-    age: values since that refresh, int32 [].
-    misfit: fading sums over the held-out values, float32 [2]: of their scores,
-      and of the squares of their weights.
+    numbers: all else in one array, float32 [9], since each array of a state
+      costs a step a microsecond or two: Hill's estimate from the k largest (0
+      while there is none), the values since the last refresh, `misfit`, and as
+      of that refresh `series` and the interval in units of the estimate.
   """
 
   window: order_statistics.SortedWindow
-  hill: jax.Array
-  series: intervals.Series
-  age: jax.Array
-  misfit: jax.Array
+  numbers: jax.Array
+
+  @property
+  def misfit(self) -> jax.Array:
+    """Fading sums over held-out values: scores and squared weights, [2]."""
+    return self.numbers[..., 2:4]
+
+  @property
+  def series(self) -> intervals.Series:
+    """What the order of the values tells."""
+    return intervals.Series(*(self.numbers[..., i] for i in (4, 5, 6)))
 
 
 def windowed_hill(
@@ -126,71 +131,89 @@ def windowed_hill(
   fade = 1 - 1 / (8 * k)
 
   def init():
-    def zero(dtype=jnp.float32):
-      return jnp.zeros([], dtype)
-
+    due = refresh_every - 1  # once the window is full
     return HillState(
       window=order_statistics.empty_window(window_size),
-      hill=zero(),
-      series=intervals.Series(zero() + 1, zero() + 1, zero()),
-      age=zero(jnp.int32) + (refresh_every - 1),  # due once the window is full
-      misfit=jnp.zeros([2], jnp.float32),
+      numbers=jnp.float32([0, due, 0, 0, 1, 1, 0, 1, 1]),
     )
+
+  def refreshed(window):
+    series = intervals.examine(window, k)
+    return jnp.stack([*series, *intervals.interval(1.0, k, series)])
 
   def update(state, x):
     x = jnp.asarray(x, jnp.float32)
+    hill, age, score, weight, inflation, *_ = state.numbers
     window = order_statistics.push(state.window, x)
     is_full = window.ascending[0] >= 0
-    age = jnp.where(jnp.isfinite(x) & is_full, state.age + 1, state.age)
+    age = jnp.where(jnp.isfinite(x) & is_full, age + 1, age)
     due = age >= refresh_every
-    series = lax.cond(
-      due,
-      lambda: intervals.examine(window, k),
-      lambda: state.series,
+    # No gradient: zeros from behind would meet what is infinite in there.
+    seen, order = lax.stop_gradient((window, state.numbers[4:]))
+    order = lax.cond(
+      _any_mapped(due),
+      lambda: jnp.where(due, refreshed(seen), order),
+      lambda: order,
     )
 
     # The value is scored by the window that it is not in yet.
-    excess = jnp.log(x / state.window.ascending[-(k + 1)])
-    size = k / state.series.inflation
-    survival = jnp.exp(-size * jnp.log1p(state.hill / size * excess))
-    held_out = (state.hill > 0) & (excess > 0) & jnp.isfinite(excess)
-    new = jnp.stack([survival - 0.5, 1.0])
-    misfit = jnp.float32([fade, fade**2]) * state.misfit + new
+    threshold = state.window.ascending[-(k + 1)]
+    held_out = (hill > 0) & (x > threshold) & (x < 1e38 * threshold)
+    excess = jnp.log(
+      jnp.where(held_out, x, 1.0) / jnp.where(held_out, threshold, 1.0)
+    )
+    size = k / inflation
+    survival = jnp.exp(-size * jnp.log1p(hill / size * excess))
 
     tail = window.ascending[-(k + 1) :]
     tail_index = estimators.hill_of_tail(tail, threshold=tail[0])
     known = is_full & jnp.isfinite(tail_index)
-    return HillState(
-      window=window,
-      hill=jnp.where(known, tail_index, 0.0),
-      series=series,
-      age=jnp.where(due, 0, age),
-      misfit=jnp.where(held_out, misfit, state.misfit),
-    )
+    numbers = [
+      jnp.where(known, tail_index, 0.0),
+      jnp.where(due, 0.0, age),
+      jnp.where(held_out, fade * score + survival - 0.5, score),
+      jnp.where(held_out, fade**2 * weight + 1.0, weight),
+      *order,
+    ]
+    return HillState(window, jnp.stack(numbers))
 
   def estimate(state):
-    known = state.hill > 0
-    tail_index = jnp.where(known, state.hill, jnp.nan)
-    size, series = k, state.series
+    hill, _, score, weight, inflation, bias, drift, *ends = state.numbers
+    known = hill > 0
+    tail_index = jnp.where(known, hill, jnp.nan)
+    interval = tail_index * jnp.stack(ends)
     if automatic:
       tail = state.window.ascending[-(k + 1) :]
       size = estimators.automatic_k(tail, most=k)
       chosen = estimators.hill_all(tail)[size - 1]
       tail_index = jnp.where(known, chosen, jnp.nan)
       # The bias grows with k.
-      bias = 1 / (1 - (1 - 1 / series.bias) * size / k)
-      series = series._replace(bias=bias)
-    score, weight = state.misfit
+      bias = 1 / (1 - (1 - 1 / bias) * size / k)
+      interval = intervals.interval(
+        tail_index, size, state.series._replace(bias=bias)
+      )
     variance = weight / 48 + jnp.minimum(weight, k) / 16
-    variance = jnp.maximum(variance * state.series.inflation, 1 / 12)
+    variance = jnp.maximum(variance * inflation, 1 / 12)
     return estimators.TailEstimate(
-      tail_index,
-      intervals.interval(tail_index, size, series),
-      drift=state.series.drift,
-      misfit=score * lax.rsqrt(variance),
+      tail_index, interval, drift, misfit=score * lax.rsqrt(variance)
     )
 
   return StreamingEstimator(init, update, estimate)
+
+
+@custom_batching.custom_vmap
+def _any_mapped(condition: jax.Array) -> jax.Array:
+  """Whether it holds anywhere on the axes of `jax.vmap`.
+
+  On a condition that is mapped, `lax.cond` would take both branches.
+  """
+  return condition
+
+
+@_any_mapped.def_vmap
+def _any_mapped_rule(axis_size, in_batched, condition):
+  del axis_size, in_batched
+  return _any_mapped(jnp.any(condition, axis=0)), False
 
 
 class WindowState(NamedTuple):

@@ -149,9 +149,11 @@ def track_tail_index(
       estimator.update, per_layer, state.estimator_state, r
     )
     estimate = norms.each(estimator.estimate, per_layer, estimator_state)
-    statistics = jnp.stack([estimate.drift, estimate.misfit], axis=1)
-    statistics = jnp.where(jnp.isfinite(statistics), statistics, 0.0)
-    rejected = jnp.any(jnp.abs(statistics) > _REJECTION, axis=1)
+    drift, misfit = (
+      jnp.where(jnp.isfinite(x), x, 0.0)
+      for x in (estimate.drift, estimate.misfit)
+    )
+    rejected = jnp.maximum(jnp.abs(drift), jnp.abs(misfit)) > _REJECTION
 
     def spread(values):
       return norms.spread(values, updates, per_layer)
@@ -166,7 +168,7 @@ def track_tail_index(
       tail_index_interval=where(
         known[:, None], spread(estimate.interval), state.tail_index_interval
       ),
-      tail_model_statistics=spread(statistics),
+      tail_model_statistics=spread(jnp.stack([drift, misfit], axis=1)),
       tail_model_rejected=spread(rejected),
       update_norm=where(finite, spread(r), state.update_norm),
       nonfinite_count=where(finite, state.nonfinite_count, count),

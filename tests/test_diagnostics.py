@@ -22,14 +22,14 @@ def tracked(
   """The state of a tracker that has read this."""
   state = htga_optax.track_tail_index(8, 2).init(jnp.zeros(2))
   found = state.estimator_state
-  series = found.series._replace(inflation=jnp.float32([inflation]))
+  numbers = found.numbers.at[:, 4].set(inflation)
   return state._replace(
     tail_index=jnp.float32(tail_index),
     tail_index_interval=jnp.float32(interval),
     tail_model_statistics=jnp.float32(statistics),
     tail_model_rejected=jnp.asarray(rejected),
     nonfinite_count=jnp.int32(nonfinite_count),
-    estimator_state=found._replace(series=series),
+    estimator_state=found._replace(numbers=numbers),
   )
 
 

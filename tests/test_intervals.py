@@ -332,7 +332,7 @@ def test_bad_arguments_are_named():
 
 
 def test_many_windows_at_once_are_like_one():
-  """Under vmap the refresh is a select."""
+  """Under vmap all are looked at once one is due, and each when it is."""
   xs = pareto(0.5, (3, 120)).astype(np.float32)
   xs[1, 50] = np.nan
   init, update, estimate = streaming.windowed_hill(32, 4)
