@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(htga_optax.__file__).parent
 FLOORS = [
   {"checks"},
   {"estimators", "norms", "order_statistics", "stable"},
-  {"coordinates", "gradient_noise", "intervals", "diagnostics"},
+  {"coordinates", "gradient_noise", "hsgd", "intervals", "diagnostics"},
   {"streaming"},
   {"exponentially_weighted"},
   {"tracking", "modulation", "clipping", "noise", "relay"},
