@@ -735,8 +735,9 @@ def _streaming(key, problem, rates, batch_size, start, sizes):
   def step(x, noise):
     rows = row_size * noise[:, :d]
     errors = target_size * noise[:, d]
-    residuals = jnp.sum(rows * (x - solution), axis=1) - errors
-    gradient = jnp.mean(rows * residuals[:, None], axis=0)
+    # Products, not sums: XLA of jax 0.10 sums wrongly under two nested vmaps.
+    residuals = rows @ (x - solution) - errors
+    gradient = residuals @ rows / batch_size
     return x - rate * (gradient + decay * x)
 
   def draw(key, steps):
@@ -752,8 +753,8 @@ def _minibatch(key, features, targets, rates, batch_size, start, sizes):
 
   def step(x, batch):
     rows = features[batch]
-    residuals = jnp.sum(rows * x, axis=1) - targets[batch]
-    gradient = jnp.mean(rows * residuals[:, None], axis=0)
+    residuals = rows @ x - targets[batch]
+    gradient = residuals @ rows / batch_size
     return x - rate * (gradient + decay * x)
 
   def draw(key, steps):
@@ -852,7 +853,7 @@ def _summary(t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def _excess(eigenvalues: jax.Array, y: jax.Array) -> jax.Array:
   """L(s + y) - L(s)."""
-  return jnp.sum(jnp.asarray(eigenvalues) * y**2) / 2
+  return jnp.asarray(eigenvalues) @ y**2 / 2
 
 
 def _positive(name: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import time
 
 import jax
 import jax.numpy as jnp
@@ -453,17 +454,24 @@ def test_thinning_and_burning_in_keep_some_points_of_the_same_chain():
   assert np.all(again[0, :, 0] != first[0, :, 0])
 
 
-def test_a_sweep_of_rates_is_one_vmap():
-  rates = jnp.float32([0.1, 0.3])
-  of = functools.partial(hsgd.simulate, KEY, problem(), chains=4, samples=10)
-  got = jax.jit(jax.vmap(lambda rate: of(rate)))(rates)
-  for rate, x in zip(rates, got):
-    np.testing.assert_allclose(x, of(rate), rtol=1e-4, atol=1e-5)
-
-
 DATA = np.random.default_rng(0)
 FEATURES = DATA.standard_normal((30, 3)) @ np.diag([1.0, 0.7, 0.4])
 TARGETS = FEATURES @ [1.0, -1.0, 2.0] + 0.5 * DATA.standard_normal(30)
+
+
+@pytest.mark.parametrize("name", ["simulate", "streaming_sgd", "minibatch_sgd"])
+def test_a_sweep_of_rates_is_one_vmap(name):
+  """More rates than coordinates: there XLA has been seen to sum wrongly."""
+  data = (FEATURES, TARGETS) if name == "minibatch_sgd" else (problem(),)
+
+  def run(rate):
+    settings = {"chains": 100, "samples": 3}
+    return getattr(hsgd, name)(KEY, *data, rate, 4, 0.1, **settings)
+
+  rates = jnp.linspace(0.05, 0.6, 9)
+  got = jax.jit(jax.vmap(run))(rates)
+  alone = jnp.stack([run(rate) for rate in rates])
+  np.testing.assert_allclose(got, alone, rtol=1e-3, atol=1e-4)
 
 
 def test_a_data_set_is_diagonalised():
@@ -631,18 +639,16 @@ def test_other_bad_input():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["simulate", "streaming_sgd", "minibatch_sgd"])
 def test_a_thousand_chains_of_1e5_steps_take_less_than_a_minute(name):
-  """Nine to twenty seconds each on two cores, with compilation."""
-  import time
-
+  """6 to 12 seconds of one core each; processor time, as others may wait."""
   data = np.random.default_rng(0)
   features = data.standard_normal((442, 10))
   of = (problem(np.linspace(1, 0.1, 10)),)
   if name == "minibatch_sgd":
     of = (features, features @ np.ones(10) + data.standard_normal(442))
-  start = time.perf_counter()
+  start = time.process_time()
   x = getattr(hsgd, name)(KEY, *of, 0.02, chains=1000, burn_in=99_999)
   assert np.all(np.isfinite(x))
-  assert time.perf_counter() - start < 60
+  assert time.process_time() - start < 60
 
 
 @pytest.mark.slow
