@@ -40,8 +40,8 @@ with cli.one_line("eta_over_b"):
 DECAY = 0.1
 SPECTRA = (np.ones(5), np.linspace(1, 0.2, 5))
 BATCHES = (1, 4, 16)
-RATIOS = np.geomspace(0.05, 0.45, 12)  # gamma/B
-FORGET = 12.0  # time constants of the slowest coordinate, before a sample
+RATIOS = np.geomspace(0.05, 0.45, 10)  # gamma/B
+FORGET = 36.0  # time constants of the slowest coordinate, before a sample
 TAIL = 0.005  # the share of the sample that Hill's estimate takes
 SHOWN = 6.0  # the largest estimate that is drawn
 # Okabe and Ito's colours, and markers for print without colour.

@@ -12,33 +12,33 @@ the loss. hSGD is a diffusion with such noise, one step a unit of time:
 
 Far out L is quadratic, so the noise grows with the distance, and the stationary
 law has a power tail, P(||X|| > x) ~ x^-eta, though every increment is Gaussian.
-In the eigenbasis, about the ridge solution r and with w_i = lambda_i/(lambda_i
-+ delta), t_i = lambda_i w_i and T, M, m the sum, the largest and the smallest
-positive of the t_i, the generator applied to Q^(p/2), Q = sum w_i y_i^2, is
-beyond all bounds of the same sign as
+In the eigenbasis, y away from the ridge solution and with t_i = lambda_i^2/
+(lambda_i + delta), T, M and m the sum, the largest and the smallest positive of
+them, and Q = sum y_i^2 lambda_i/(lambda_i + delta), the generator of hSGD takes
+Q^(p/2), far out, to a number of the sign of
 
-    (p - 2) R - (2B/gamma - T),    R = sum t_i w_i y_i^2 / Q in [m, M],
+    (p - 2) R - (2B/gamma - T),    R a mean of the t_i, in [m, M],
 
-and applied to |y_1|^p at least p |y_1|^p times a number of the sign of
-p - 1 - 2B/(gamma M). Moments that decrease are finite and those that increase
-are not, so that eta lies, for gamma <= gamma_2 = 2B/T, in
+and |y_1|^p, for p > 1, to at least one of the sign of p - 1 - 2B/(gamma M). Of
+the stationary law moments that decrease are finite and those that increase are
+not, so that for gamma <= gamma_2 = 2B/T
 
     2 + (2B/gamma - T)/M <= eta <= min(1 + 2B/(gamma M), 2 + (2B/gamma - T)/m)
 
-and beyond gamma_2 between the same two lines the other way round,
+and beyond gamma_2, where eta is at most 2,
 
     2 + (2B/gamma - T)/m <= eta <= 2 + (2B/gamma - T)/M.
 
 All of this is derived here; it agrees with what a summary of Jiao and
 Keller-Ressel says, whose own proof and constants could not be read.
 
-These are facts of hSGD, and not of SGD. About the solution, where y = x - s and
-errors are small beside it, hSGD gives a step's gradient the covariance
-(y'Hy) H/B; on Gaussian rows it has Hyy'H/B as well, as much again along y, and
-every step is finite. `streaming_tail_index` has the index of that SGD: below
-hSGD's, by tens of percent even if gamma is small and by any factor if not, but
-above it near the end of stationarity if d is much larger than B. On n rows with
-gamma (||a_k||^2 + delta) < 2 for all of them there is no tail at all.
+These are facts of hSGD, and not of SGD. Far out hSGD gives the gradient of a
+step the covariance (y'Hy) H/B; on Gaussian rows it has Hyy'H/B as well, as much
+again along y, and steps are not small. `streaming_tail_index` has the index of
+that SGD: below hSGD's, by tens of percent even if gamma is small and by any
+factor if not, but above it near the end of stationarity if d is much larger
+than B. On n rows with gamma (||a_k||^2 + delta) < 2 for all of them there is no
+tail at all.
 """
 
 from collections.abc import Callable
