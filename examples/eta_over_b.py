@@ -1,6 +1,6 @@
 """Does the tail index of SGD depend on learning rate over batch size alone?
 
-    python examples/eta_over_b.py  # a minute or two on two CPU cores
+    python examples/eta_over_b.py  # a few minutes on two CPU cores
 
 That of homogenized SGD (hSGD) does: a learning rate twice as large has the tail
 of a batch half as large. Two ridge regressions, in five dimensions:

@@ -1,6 +1,6 @@
 """Heavy tails of SGD on linear models: bounds, Student's t, and stable laws.
 
-    python examples/hsgd_regression.py  # a few minutes on two CPU cores
+    python examples/hsgd_regression.py  # five to ten minutes on two CPU cores
 
 SGD with batches of one row, and homogenized SGD (hSGD, a diffusion in its
 place), on ridge regressions and random Fourier features of a synthetic and two
