@@ -308,12 +308,13 @@ def draw(results: list[Result], path: Path) -> None:
   by = {(r.problem, r.process): r for r in results}
   for column, name in zip(axes.T, SHOWN):
     sgd = by[name, "SGD"]
-    column[0].set_title(rf"{name}, $\gamma$ = {sgd.rate:.2g}")
+    column[0].set_title(rf"(.) {name}, $\gamma$ = {sgd.rate:.2g}", loc="left")
     for ax, family in zip(column, goodness.FAMILIES):
       draw_quantiles(ax, sgd, family)
     draw_tails(column[2], sgd, by[name, "hSGD"])
   for letter, ax in zip("abcdefghi", axes.flat):
-    ax.set_title(f"({letter})", loc="left")
+    title = ax.get_title(loc="left")[4:]  # of the first row
+    ax.set_title(f"({letter}) {title}", loc="left")
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)
   handles, _ = axes[2, 0].get_legend_handles_labels()
