@@ -16,6 +16,7 @@ The folder is a ladder, and each rung a thin layer on the one below:
     stable                                  noise with a heavy tail
     gradient_noise                          two batches' gradients -> noise
     curvature                               a loss -> eigenvalues, trace
+    hsgd                                    what theory says of linear models
     streaming, exponentially_weighted       a sample that arrives step by step
     tracking, sharpness                     trackers
     modulation, clipping, noise             listeners
@@ -29,6 +30,7 @@ from htga_optax import diagnostics as diagnostics
 from htga_optax import estimators as estimators
 from htga_optax import exponentially_weighted as exponentially_weighted
 from htga_optax import gradient_noise as gradient_noise
+from htga_optax import hsgd as hsgd
 from htga_optax import intervals as intervals
 from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics

@@ -741,11 +741,21 @@ def _products(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _dot(u: Any, v: Any, lead: int = 0) -> jax.Array:
   """The inner product, of every vector in `u` if it has a leading axis."""
-  each = jax.tree.map(
-    lambda x, y: jnp.sum(_products(x, y), axis=tuple(range(lead, x.ndim))), u, v
-  )
+
+  def dot(x, y):
+    if jnp.iscomplexobj(x):
+      return dot(x.real, y.real) + dot(x.imag, y.imag)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    if lead == 0:
+      return jnp.sum(x.astype(wide) * y.astype(wide))
+    return jnp.tensordot(
+      x.astype(wide), y.astype(wide), y.ndim, precision=lax.Precision.HIGHEST
+    )
+
   return functools.reduce(
-    operator.add, jax.tree.leaves(each), jnp.zeros([], jnp.float32)
+    operator.add,
+    jax.tree.leaves(jax.tree.map(dot, u, v)),
+    jnp.zeros([], jnp.float32),
   )
 
 
@@ -768,7 +778,7 @@ def _over(v: Any, length: jax.Array) -> Any:
 def _combination(basis: Any, coefficients: jax.Array, like: Any) -> Any:
   """Qc, in the dtypes of `like`."""
   return jax.tree.map(
-    lambda b, x: jnp.tensordot(coefficients, b, 1).astype(x.dtype), basis, like
+    lambda b, x: _times(coefficients, b).astype(x.dtype), basis, like
   )
 
 
@@ -790,6 +800,8 @@ def _orthonormal(vectors: Any) -> Any:
   rotation = rotation * jnp.where(
     kept, lax.rsqrt(jnp.where(kept, values, 1.0)), 0.0
   )
-  return jax.tree.map(
-    lambda x: jnp.tensordot(rotation.T, x, 1).astype(x.dtype), vectors
-  )
+  return jax.tree.map(lambda x: _times(rotation.T, x).astype(x.dtype), vectors)
+
+
+def _times(matrix: jax.Array, vectors: jax.Array) -> jax.Array:
+  return jnp.tensordot(matrix, vectors, 1, precision=lax.Precision.HIGHEST)

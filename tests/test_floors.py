@@ -13,7 +13,14 @@ PACKAGE = pathlib.Path(htga_optax.__file__).parent
 FLOORS = [
   {"checks"},
   {"estimators", "norms", "order_statistics", "stable"},
-  {"coordinates", "curvature", "gradient_noise", "intervals", "diagnostics"},
+  {
+    "coordinates",
+    "curvature",
+    "diagnostics",
+    "gradient_noise",
+    "hsgd",
+    "intervals",
+  },
   {"streaming"},
   {"exponentially_weighted"},
   {"tracking", "modulation", "clipping", "noise", "relay", "sharpness"},
