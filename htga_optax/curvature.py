@@ -482,30 +482,104 @@ def top_eigenvalue(
   return pair
 
 
+def power_iteration(
+  loss_fn: Callable[[Any], jax.Array],
+  params: Any,
+  vector: Any,
+  num_matvecs: int = 1,
+  axis_name: AxisName = None,
+) -> tuple[jax.Array, Any]:
+  r"""The largest eigenvalue of a Hessian, at the least cost.
+
+  The steps of :func:`top_eigenvalue` with two vectors, v and the part q of Hv
+  across it, of which the second product is only needed along q, and that is a
+  second derivative,
+
+  .. math:: q'Hq = \frac{d^2}{dt^2} L(\theta + tq) \Big|_{t=0}
+
+  which costs half as much as a product.
+
+  Args:
+    loss_fn: params -> loss, a real number.
+    params: :math:`\theta`, floating-point leaves.
+    vector: where to start, of any length, in the dtypes of the parameters.
+    num_matvecs: how many steps, with a product in each (static).
+    axis_name: as for :func:`hessian`.
+
+  Returns:
+    The Ritz value, float32 [], and the Ritz vector of length 1.
+
+  Raises:
+    TypeError, ValueError: `num_matvecs` is not a static integer of at least 1.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> from htga_optax import curvature
+    >>> loss = lambda w: jnp.sum(jnp.linspace(-3.0, 2.0, 20) * w**2) / 2
+    >>> start = jax.random.normal(jax.random.key(0), (20,))
+    >>> value, _ = curvature.power_iteration(loss, jnp.ones(20), start, 10)
+    >>> print(f"{value:.4f}")
+    1.9985
+  """
+  checks.check_size("num_matvecs", num_matvecs)
+  matvec = hessian(loss_fn, params, axis_name)
+
+  def slope(p, v):
+    loss = lambda p: _average(loss_fn(p), axis_name)
+    return jax.jvp(loss, (p,), (v,))[1]
+
+  def step(carry, _):
+    v, a, b, q = _next_vector(matvec, carry[1])
+    c = jax.jvp(lambda p: slope(p, q), (params,), (q,))[1]
+    value, y = _ritz(a, b, c.astype(a.dtype))
+    return (value, _mixture(y, v, q)), None
+
+  carry, _ = lax.scan(
+    step, (jnp.zeros_like(_norm(vector)), vector), length=num_matvecs
+  )
+  return carry
+
+
 def _shifted(matvec: Matvec, vector: Any, basis_size: int) -> Eigenpair:
   """The Ritz pair of two vectors, which keeps no more than two."""
   del basis_size
+  v, a, b, q = _next_vector(matvec, vector)
+  p = matvec(q)
+  c = _dot(q, p)
+  value, y = _ritz(a, b, c)
+  rest = jnp.sqrt(jnp.maximum(_dot(p, p) - c**2 - b**2, 0.0))
+  return Eigenpair(value, _mixture(y, v, q), rest * jnp.abs(y[1]))
+
+
+def _next_vector(
+  matvec: Matvec, vector: Any
+) -> tuple[Any, jax.Array, jax.Array, Any]:
+  """Of Hv = a v + b q with orthonormal v and q: v, a, b, q."""
   v = _unit(vector)
   w = matvec(v)
   a = _dot(v, w)
   w = jax.tree.map(lambda w, v: w - a.astype(w.dtype) * v, w, v)
   b = _norm(w)
   b = jnp.where(b > _ROUNDING * jnp.abs(a), b, 0.0)
-  q = _over(w, b)
-  p = matvec(q)
-  c, square = jnp.where(b > 0, _dot(q, p), a), _dot(p, p)
-  d = (c - a) / 2
+  return v, a, b, _over(w, b)
+
+
+def _ritz(
+  a: jax.Array, b: jax.Array, c: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The largest eigenvalue of [[a, b], [b, c]], b >= 0, and its vector [2].
+
+  With b = 0 there is no second vector, and no c.
+  """
+  d = jnp.where(b > 0, (c - a) / 2, 0.0)
   radius = jnp.sqrt(d**2 + b**2)
-  along = jnp.stack([b, radius + d]), jnp.stack([radius - d, b])
-  y = jnp.where(d > 0, *along)
-  y = y / jnp.maximum(jnp.sqrt(jnp.sum(y**2)), 1e-30)
-  y = jnp.where(radius > 0, y, jnp.asarray([1.0, 0.0]))
-  rest = jnp.sqrt(jnp.maximum(square - c**2 - b**2, 0.0))
-  return Eigenpair(
-    (a + c) / 2 + radius,
-    jax.tree.map(lambda v, q: (y[0] * v + y[1] * q).astype(v.dtype), v, q),
-    rest * jnp.abs(y[1]),
-  )
+  y = jnp.where(d > 0, jnp.stack([b, radius + d]), jnp.stack([radius - d, b]))
+  y = y / jnp.where(radius > 0, jnp.sqrt(jnp.sum(y**2)), 1.0)
+  return a + d + radius, jnp.where(radius > 0, y, jnp.asarray([1.0, 0.0]))
+
+
+def _mixture(y: jax.Array, v: Any, q: Any) -> Any:
+  return jax.tree.map(lambda v, q: (y[0] * v + y[1] * q).astype(v.dtype), v, q)
 
 
 def _restarted(matvec: Matvec, vector: Any, basis_size: int) -> Eigenpair:

@@ -357,7 +357,7 @@ def ahtsgd(
   every: int = 10,
   decay: ArrayLike = 0.95,
   slow_decay: ArrayLike = 0.99,
-  num_matvecs: int = 2,
+  num_matvecs: int = 1,
   axis_name: sharpness.curvature.AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""SGD with stable noise whose alpha follows the sharpness (AHTSGD).

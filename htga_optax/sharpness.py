@@ -66,7 +66,7 @@ def track_sharpness(
   decay: ArrayLike = 0.95,
   *,
   slow_decay: ArrayLike = 0.99,
-  num_matvecs: int = 2,
+  num_matvecs: int = 1,
   scale: ArrayLike = 0.01,
   floor: ArrayLike = 1e-6,
   key: ArrayLike = 0,
@@ -82,7 +82,7 @@ def track_sharpness(
 
   | source | sharpness | by |
   |---|---|---|
-  | "top_eigenvalue" | :math:`\lambda_{max}` | `curvature.top_eigenvalue` |
+  | "top_eigenvalue" | :math:`\lambda_{max}` | `curvature.power_iteration` |
   | "trace" | :math:`\operatorname{tr} H` | `curvature.hutchinson_trace` |
   | "mean_eigenvalue" | :math:`\operatorname{tr} H / d` | the same |
   | "expected_sharpness" | :math:`E|L(\theta+\nu)-L(\theta)|` | losses |
@@ -96,8 +96,7 @@ def track_sharpness(
   Estimates are averaged as logarithms, those below `floor` (a saddle's trace
   may be negative) as `floor`; one that is not finite is not heard, and the
   reading stays. Power iteration gives lower bounds, and the first few looks are
-  too low: with two products each, five or ten of them are within some percent
-  of a :math:`\lambda_{max}` that stands out.
+  too low.
 
   Average over devices: under `jax.jit` nothing is to be done; under `jax.pmap`
   and `jax.shard_map` with replicated parameters name the axes. The vector is in
@@ -118,7 +117,7 @@ def track_sharpness(
     slow_decay: that of the slow average, with which `sharpness_growth` compares
       it.
     num_matvecs: the products of a look, or the losses of the expected sharpness
-      (static); even for "top_eigenvalue".
+      (static).
     scale: :math:`\delta` of the expected sharpness, in units of the parameters.
     floor: the smallest sharpness, positive, in units of the source.
     key: of what is random: a seed, a typed key or key data (static for
@@ -156,10 +155,6 @@ def track_sharpness(
     raise ValueError(f"source must be one of {sorted(looks)}, got {source!r}.")
   checks.check_size("every", every)
   checks.check_size("num_matvecs", num_matvecs)
-  if source == "top_eigenvalue":
-    checks.check_number(
-      "num_matvecs", num_matvecs, lambda v: v % 2 == 0, "be even"
-    )
   for name, value in (("decay", decay), ("slow_decay", slow_decay)):
     checks.check_number(name, value, lambda v: 0 <= v < 1, "be in [0, 1)")
   for name, value in (("scale", scale), ("floor", floor)):
@@ -258,9 +253,9 @@ def track_sharpness(
 
 def _top_eigenvalue(value_fn, params, key, vector, num_matvecs, axis_name):
   del key
-  matvec = curvature.hessian(value_fn, params, axis_name)
-  pair = curvature.top_eigenvalue(matvec, vector, num_matvecs)
-  return pair.value, pair.vector
+  return curvature.power_iteration(
+    value_fn, params, vector, num_matvecs, axis_name
+  )
 
 
 def _trace(value_fn, params, key, vector, num_matvecs, axis_name):

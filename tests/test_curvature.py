@@ -264,6 +264,19 @@ def test_of_a_network():
     assert pair.vector["frozen"] is None
 
 
+@pytest.mark.parametrize("count", [1, 4])
+def test_power_iteration_is_that_of_two_vectors(count):
+  """Two products are a product and a second derivative along a line."""
+  loss, params, *_ = problem()
+  start = curvature.sample_like(jax.random.normal, KEY, params)
+  value, vector = curvature.power_iteration(loss, params, start, count)
+  pair = curvature.top_eigenvalue(
+    curvature.hessian(loss, params), start, 2 * count
+  )
+  np.testing.assert_allclose(value, pair.value, rtol=1e-4)
+  np.testing.assert_allclose(flat(vector), flat(pair.vector), atol=1e-4)
+
+
 def test_a_warm_start_goes_on():
   """Five calls of two products from where the last ended are one of ten."""
   matvec = of_matrix(with_eigenvalues(np.linspace(-2, 3, 50)))
@@ -376,6 +389,7 @@ def sharpnesses(params, x, y, axis_name=None):
     curvature.top_eigenvalue(
       curvature.hessian(mean, params, axis_name), start, 4
     ).value,
+    curvature.power_iteration(mean, params, start, 1, axis_name)[0],
     curvature.expected_sharpness(
       mean, params, KEY, 0.1, 3, axis_name=axis_name
     ).value,
@@ -431,7 +445,8 @@ def test_sharded_arrays_need_nothing():
 # -- cost ---------------------------------------------------------------------
 
 
-def test_power_iteration_keeps_two_vectors():
+@pytest.mark.parametrize("by_line", [False, True])
+def test_power_iteration_keeps_two_vectors(by_line):
   """Of a network whose activations are small beside its parameters."""
   params = {"a": jnp.ones([512, 512]), "b": jnp.ones([512, 512])}
   x = jnp.ones([2, 512])
@@ -439,6 +454,8 @@ def test_power_iteration_keeps_two_vectors():
 
   @jax.jit
   def look(params, vector):
+    if by_line:
+      return curvature.power_iteration(loss, params, vector)
     return curvature.top_eigenvalue(curvature.hessian(loss, params), vector, 2)
 
   memory = look.lower(params, params).compile().memory_analysis()
