@@ -19,7 +19,7 @@ The folder is a ladder, and each rung a thin layer on the one below:
     hsgd                                    what theory says of linear models
     streaming, exponentially_weighted       a sample that arrives step by step
     tracking, sharpness                     trackers
-    modulation, clipping, noise             listeners
+    modulation, clipping, noise, truncation listeners, arguments by readings
     relay                                   which passes readings on
     optimizers                              ready chains
 """
@@ -49,15 +49,7 @@ from htga_optax.modulation import sigmoid_exponent as sigmoid_exponent
 from htga_optax.modulation import unless_rejected as unless_rejected
 from htga_optax.noise import add_stable_noise as add_stable_noise
 from htga_optax.noise import AddStableNoiseState as AddStableNoiseState
-from htga_optax.noise import inflate_gradient_noise as inflate_gradient_noise
-from htga_optax.noise import (
-  InflateGradientNoiseState as InflateGradientNoiseState,
-)
-from htga_optax.noise import noise_gradient as noise_gradient
-from htga_optax.noise import Reading as Reading
 from htga_optax.noise import sharpness_alpha as sharpness_alpha
-from htga_optax.noise import truncate as truncate
-from htga_optax.noise import TruncateState as TruncateState
 from htga_optax.optimizers import ahtsgd as ahtsgd
 from htga_optax.optimizers import htga as htga
 from htga_optax.optimizers import scale_by_htga as scale_by_htga
@@ -65,6 +57,7 @@ from htga_optax.optimizers import tail_index_sgd as tail_index_sgd
 from htga_optax.optimizers import (
   truncated_heavy_tailed_sgd as truncated_heavy_tailed_sgd,
 )
+from htga_optax.readings import Reading as Reading
 from htga_optax.relay import relay as relay
 from htga_optax.relay import RelayState as RelayState
 from htga_optax.sharpness import track_sharpness as track_sharpness
@@ -78,5 +71,14 @@ from htga_optax.tracking import (
 )
 from htga_optax.tracking import track_tail_index as track_tail_index
 from htga_optax.tracking import TrackTailIndexState as TrackTailIndexState
+from htga_optax.truncation import (
+  inflate_gradient_noise as inflate_gradient_noise,
+)
+from htga_optax.truncation import (
+  InflateGradientNoiseState as InflateGradientNoiseState,
+)
+from htga_optax.truncation import noise_gradient as noise_gradient
+from htga_optax.truncation import truncate as truncate
+from htga_optax.truncation import TruncateState as TruncateState
 
 __version__ = "0.1.0"

@@ -194,6 +194,22 @@ def _scale_leaf(x: jax.Array, factor: jax.Array) -> jax.Array:
   return y.astype(x.dtype)
 
 
+def add(x: jax.Array, y: jax.Array, keep: jax.Array) -> jax.Array:
+  """The sum of two leaves in x's dtype, at most its largest number.
+
+  Args:
+    x: the leaf whose dtype counts.
+    y: what to add.
+    keep: bool []; zero where it is false.
+  """
+  if jnp.iscomplexobj(x):
+    return lax.complex(add(x.real, y.real, keep), add(x.imag, y.imag, keep))
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  largest = jnp.finfo(x.dtype).max.astype(wide)
+  total = jnp.clip(x.astype(wide) + y.astype(wide), -largest, largest)
+  return jnp.where(keep, total, 0).astype(x.dtype)
+
+
 def each(function: Callable[..., Any], per_layer: bool, *args: Any) -> Any:
   """Maps a function over groups, the leading axis of every array in `args`.
 

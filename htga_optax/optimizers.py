@@ -15,7 +15,14 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import optax
 
-from htga_optax import checks, modulation, noise, sharpness, tracking
+from htga_optax import (
+  checks,
+  modulation,
+  noise,
+  sharpness,
+  tracking,
+  truncation,
+)
 from htga_optax.relay import relay
 
 
@@ -332,10 +339,10 @@ def truncated_heavy_tailed_sgd(
   members = [_sgd(learning_rate, None, False)]
   if scale is not None:
     members.insert(
-      0, noise.inflate_gradient_noise(key, tail_index, scale, gate)
+      0, truncation.inflate_gradient_noise(key, tail_index, scale, gate)
     )
   if threshold is not None:
-    members.append(noise.truncate(threshold))
+    members.append(truncation.truncate(threshold))
   return optax.with_extra_args_support(optax.chain(*members))
 
 
@@ -474,7 +481,7 @@ def ahtsgd(
   else:
     noise_alpha = alpha
   if momentum is not None:  # it must not remember what is not finite
-    members.append(noise.truncate(float("inf")))
+    members.append(truncation.truncate(float("inf")))
   members.append(_sgd(learning_rate, momentum, nesterov))
   members.append(
     noise.add_stable_noise(
@@ -486,7 +493,7 @@ def ahtsgd(
     )
   )
   if threshold is not None:
-    members.append(noise.truncate(threshold))
+    members.append(truncation.truncate(threshold))
   return relay(*members)
 
 

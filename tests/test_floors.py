@@ -12,7 +12,7 @@ import htga_optax
 PACKAGE = pathlib.Path(htga_optax.__file__).parent
 FLOORS = [
   {"checks"},
-  {"estimators", "norms", "order_statistics", "stable"},
+  {"estimators", "norms", "order_statistics", "readings", "stable"},
   {
     "coordinates",
     "curvature",
@@ -23,7 +23,15 @@ FLOORS = [
   },
   {"streaming"},
   {"exponentially_weighted"},
-  {"tracking", "modulation", "clipping", "noise", "relay", "sharpness"},
+  {
+    "clipping",
+    "modulation",
+    "noise",
+    "relay",
+    "sharpness",
+    "tracking",
+    "truncation",
+  },
   {"optimizers"},
   {"__init__"},
 ]

@@ -1,0 +1,288 @@
+r"""Noise of mini-batches with a heavy tail, and steps that are truncated.
+
+An update u gets more of the noise that mini-batches have, by the gradients of a
+small and of a large batch and a heavy-tailed factor,
+
+    u' = u + Z (g_SB* - g_LB),    P(Z > z) = (1 + z/c)^-a;
+
+and a whole step w is truncated to length b,
+
+    phi_b(w) = w min(1, b/||w||),
+
+so that no single jump is longer than b.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import optax
+
+from htga_optax import checks, norms, readings
+
+# Factors stay below 1e30, which leaves float32 room for gradients.
+_LARGEST_LOG = 69.0
+
+
+class InflateGradientNoiseState(NamedTuple):
+  """What :func:`inflate_gradient_noise` knows.
+
+  Attributes:
+    inflation: Z of the step to come, float32 []; 0 where the gate is closed, in
+      which case that step needs no second gradient.
+    step_count: steps that were not dropped, int32 [].
+    rng_key: the data of the key, uint32; it never changes.
+  """
+
+  inflation: jax.Array
+  step_count: jax.Array
+  rng_key: jax.Array
+
+
+def inflate_gradient_noise(
+  key: ArrayLike,
+  tail_index: ArrayLike = 1.4,
+  scale: optax.ScalarOrSchedule = 0.5,
+  gate: ArrayLike = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+  r"""Gives the noise of a mini-batch gradient a heavy tail.
+
+  .. math::
+    g_{heavy} = g_{SB} + Z 1\{Z > C\} (g_{SB^*} - g_{LB}), \qquad
+    Z = c (U^{-1/a} - 1), \quad U \sim U(0, 1)
+
+  The updates are :math:`g_{SB}`, of a small batch; the difference between the
+  gradients of a small and of a large batch, which is noise of mean zero, is an
+  argument of the update:
+
+      z = optax.tree.get(state, "inflation")
+      noise = noise_gradient(loss_fn, params, other_batch, large_batch, z)
+      updates, state = tx.update(grads, state, params, noise_updates=noise)
+
+  With :math:`SB^*` another small batch this is "Our 1" of the source, with
+  :math:`SB^* = SB` it is "Our 2". Z is Lomax (Pareto from 0 on), with
+  P(Z > z) = (1 + z/c)^-a; it is drawn one step ahead, so that the state tells
+  whether the large batch is needed at all. Its 32 random bits end the tail at
+  P = 1e-10.
+
+  A step is dropped where the updates are not finite, or the difference is not
+  while the gate is open: it is zero, and the state stays as it is. The sum ends
+  at the largest number of the leaf's dtype.
+
+  What it does not do: bound the step, see :func:`htga_optax.truncate`. Behind
+  a transformation that changes the updates, the difference is not changed with
+  them: put it first. Inside `optax.MultiSteps` the difference is that of the
+  last micro-batch.
+
+  Args:
+    key: a seed, a typed key or key data (static for
+      `optax.inject_hyperparams`).
+    tail_index: a, of Z, positive; below 1 it has no mean, below 2 no variance.
+    scale: c, at least 0: a number, or a schedule of the steps taken (0 turns
+      the noise off).
+    gate: C, at least 0, in units of Z: what is not above counts as 0, which
+      saves the large batch. It is open at a rate p where
+      C = c (p^(-1/a) - 1), and what small Z would have added is missing.
+
+  Returns:
+    The transformation. `optax.tree.get` finds `inflation` in its state, an
+    :class:`InflateGradientNoiseState`.
+
+  Raises:
+    TypeError: a key that is none; updates that are not floating point.
+    ValueError: tail_index not positive, scale or gate negative; no
+      `noise_updates`, or a tree that is not like the updates (inside
+      `optax.masked` and `optax.partition` pass them
+      `mask_compatible_extra_args=True`).
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from htga_optax import inflate_gradient_noise
+    >>> tx = inflate_gradient_noise(key=1)
+    >>> grads, noise = jnp.ones(2), jnp.asarray([1.0, -1.0])
+    >>> state = tx.init(grads)
+    >>> updates, _ = tx.update(grads, state, noise_updates=noise)
+    >>> bool(jnp.allclose(updates, grads + state.inflation * noise))
+    True
+
+  References:
+    Wang, Oh and Rhee (2021), Eliminating sharp minima from SGD with truncated
+    heavy-tailed noise, arXiv:2102.04297. The law of Z and its constants are
+    read from public reference code.
+  """
+  checks.check_number(
+    "tail_index", tail_index, lambda v: 0 < v < jnp.inf, "be positive"
+  )
+  checks.check_scale("scale", scale)
+  checks.check_number("gate", gate, lambda v: v >= 0, "be at least 0")
+  rng_key, impl = checks.check_key(key)
+
+  def state_at(step_count, rng_key):
+    one = jax.random.wrap_key_data(rng_key, impl=impl)
+    word = jax.random.bits(jax.random.fold_in(one, step_count))
+    exponential = -jnp.log((word.astype(jnp.float32) + 0.5) * 2.0**-32)
+    a = jnp.asarray(tail_index, jnp.float32)
+    c = readings.value_of("inflate_gradient_noise", scale, step_count, {})
+    z = c * jnp.expm1(jnp.minimum(exponential / a, _LARGEST_LOG))
+    return InflateGradientNoiseState(
+      inflation=jnp.where(z > gate, z, 0.0),
+      step_count=step_count,
+      rng_key=rng_key,
+    )
+
+  def init_fn(params):
+    del params
+    return state_at(jnp.zeros([], jnp.int32), jnp.array(rng_key))
+
+  def update_fn(
+    updates, state, params=None, *, noise_updates=None, **extra_args
+  ):
+    del params, extra_args
+    structure = jax.tree.structure(noise_updates)
+    if structure != jax.tree.structure(updates):
+      raise ValueError(
+        "inflate_gradient_noise needs the difference of two gradients like the"
+        " updates: pass noise_updates= to update (and"
+        " mask_compatible_extra_args=True to optax.masked and optax.partition),"
+        f" got {structure}."
+      )
+    z = state.inflation
+    noise = jax.tree.map(lambda x: jnp.where(z > 0, x, 0), noise_updates)
+    finite = jnp.isfinite(norms.norms(updates) + norms.norms(noise))[0]
+    new = state_at(optax.safe_increment(state.step_count), state.rng_key)
+    return jax.tree.map(
+      lambda x, y: norms.add(x, z * y, finite), updates, noise
+    ), jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def noise_gradient(
+  loss_fn: Callable[[Any, Any], jax.Array],
+  params: optax.Params,
+  small_batch: Any,
+  large_batch: Any,
+  inflation: ArrayLike,
+) -> optax.Updates:
+  r"""The noise of a small batch's gradient, if it is needed.
+
+  .. math:: \nabla (L_{SB^*} - L_{LB})(\theta) \text{ where } Z > 0,
+    \text{ else } 0
+
+  as one gradient of one difference, under `lax.cond`: with Z = 0 neither batch
+  is looked at. (Under `jax.vmap` over Z both always are.)
+
+  Args:
+    loss_fn: (params, batch) -> the batch's mean loss, a real number.
+    params: :math:`\theta`, real floating-point leaves.
+    small_batch: :math:`SB^*`, any tree: another small batch ("Our 1"), or that
+      of the updates ("Our 2"; its gradient is then taken a second time).
+    large_batch: LB.
+    inflation: Z, of :func:`inflate_gradient_noise`.
+
+  Returns:
+    The difference, a tree like `params`, for `noise_updates`.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from htga_optax import noise_gradient
+    >>> loss = lambda w, x: jnp.mean((w - x) ** 2) / 2
+    >>> x = jnp.arange(8.0)
+    >>> for z in (0.7, 0.0):
+    ...   print(noise_gradient(loss, jnp.float32(0.0), x[:2], x, z))
+    3.0
+    0.0
+  """
+
+  def difference(params):
+    return loss_fn(params, small_batch) - loss_fn(params, large_batch)
+
+  return lax.cond(
+    jnp.asarray(inflation) > 0,
+    jax.grad(difference),
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    params,
+  )
+
+
+class TruncateState(NamedTuple):
+  """What :func:`truncate` knows.
+
+  Attributes:
+    step_count: steps that were not dropped, int32 [].
+  """
+
+  step_count: jax.Array
+
+
+def truncate(
+  threshold: optax.ScalarOrSchedule,
+) -> optax.GradientTransformationExtraArgs:
+  r"""Truncates a step to a length; put it behind the learning rate.
+
+  .. math:: \varphi_b(w) = w \min(1, b/\|w\|)
+
+  with one norm for all leaves. On the whole step it bounds the jump: to leave a
+  basin of radius r takes :math:`\lceil r/b \rceil` of them, however heavy the
+  tail. On the gradient, b/learning_rate is the same without momentum, as long
+  as the rate is constant.
+
+  It is `optax.clip_by_global_norm`, but that the threshold may follow a
+  schedule; that the norm is taken in float32 whatever the leaves are, and does
+  not overflow (theirs of float16 is inf from 65504 on, and the update then
+  zero); that :math:`b = 0` gives zeros for a zero step (theirs nan); and that
+  a step whose norm is not finite is dropped, its update zero and the count
+  unchanged (theirs is nan or spreads it).
+
+  What it does not do: see beyond the device. Under `jax.shard_map` with
+  parameters split by hand, each shard is truncated for itself.
+
+  Args:
+    threshold: b, at least 0, in units of the parameters: a number or a schedule
+      of the count, of which a negative value counts as 0; inf truncates
+      nothing.
+
+  Returns:
+    The transformation. Its state is a :class:`TruncateState`.
+
+  Raises:
+    TypeError: updates that are not floating point.
+    ValueError: the threshold is negative or nan.
+
+  Examples:
+    >>> import jax.numpy as jnp, optax
+    >>> from htga_optax import truncate
+    >>> tx = optax.chain(optax.sgd(1.0), truncate(0.25))
+    >>> params = jnp.zeros(2)
+    >>> updates, _ = tx.update(jnp.asarray([3.0, 4.0]), tx.init(params), params)
+    >>> print(updates)
+    [-0.15 -0.2 ]
+
+  References:
+    Wang, Oh and Rhee (2021), Eliminating sharp minima from SGD with truncated
+    heavy-tailed noise, arXiv:2102.04297.
+  """
+  checks.check_number("threshold", threshold, lambda v: v >= 0, "be at least 0")
+
+  def init_fn(params):
+    del params
+    return TruncateState(step_count=jnp.zeros([], jnp.int32))
+
+  def update_fn(updates, state, params=None, **extra_args):
+    del params
+    b = readings.value_of("truncate", threshold, state.step_count, extra_args)
+    r = norms.norms(updates)
+    finite = jnp.isfinite(r[0])
+    exceeds = r > b
+    factor = jnp.where(exceeds, jnp.maximum(b, 0.0), 1.0)
+    factor = factor / jnp.where(exceeds, r, 1.0)
+    return norms.scale(updates, jnp.where(finite, factor, 0.0)), TruncateState(
+      step_count=jnp.where(
+        finite, optax.safe_increment(state.step_count), state.step_count
+      )
+    )
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
