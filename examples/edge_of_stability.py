@@ -162,9 +162,7 @@ def lanczos(params, x, y):
 
 def compare(args: argparse.Namespace, dataset: data.Dataset) -> list[Run]:
   """All runs, one after the other, from the same weights."""
-  (x,) = map(
-    jnp.asarray, mlp.standardise(dataset.x_train[: args.images, ::2, ::2])
-  )
+  (x,) = map(jnp.asarray, mlp.standardise(dataset.x_train[: args.images]))
   y = jax.nn.one_hot(dataset.y_train[: args.images], dataset.y_train.max() + 1)
   params_key, key = jax.random.split(jax.random.key(args.seed))
   params = mlp.init(params_key, (x.shape[1], *WIDTHS, y.shape[1]), GAIN)
@@ -277,7 +275,11 @@ def draw(runs: list[Run], path: Path, title: str, learning_rate: float) -> None:
     ax.set(ylim=(0, min(2.2 * edge, 1.1 * max(edge, *map(most, runs)))))
   for ax in axes[2]:
     ax.set(ylim=(1, 2.03), xlabel="step")
-  labels = "loss of the whole sample", "largest eigenvalue", "alpha of the noise"
+  labels = (
+    "loss of the whole sample",
+    "largest eigenvalue",
+    "alpha of the noise",
+  )
   for ax, label in zip(axes[:, 0], labels):
     ax.set_ylabel(label)
   for ax in axes.flat:
@@ -286,7 +288,9 @@ def draw(runs: list[Run], path: Path, title: str, learning_rate: float) -> None:
     ax.spines[["top", "right"]].set_visible(False)
   handles, _ = axes[1, 0].get_legend_handles_labels()
   figure.suptitle(title)
-  figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False)
+  figure.legend(
+    handles=handles, loc="outside lower center", ncols=5, frameon=False
+  )
   figure.savefig(path, dpi=100)
 
 
@@ -308,10 +312,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   add("--dataset", default="cifar10", help=f"{names} or a PATH.npz")
   add("--data-dir", help="where TFDS keeps its data sets")
   add("--images", type=cli.count, default=500, help="of the training set")
-  add("--batch-size", type=cli.count, default=50)
+  add("--batch-size", type=cli.count, default=10)
   add("--steps", type=cli.count, default=3000, help="rounded up to tens")
   add("--learning-rate", type=float, default=0.03, help="eta")
-  add("--scale", type=float, default=1e-4, help="of the noise, sigma")
+  add("--scale", type=float, default=3e-5, help="of the noise, sigma")
   add("--steepness", type=float, default=4.0, help="of alpha's response")
   add("--threshold", type=float, default=None, help="longest step; none")
   add("--seed", type=functools.partial(cli.count, least=0), default=0)
@@ -345,7 +349,7 @@ def run(args: argparse.Namespace) -> list[Run]:
   eta = args.learning_rate
   title = (
     f"{args.images} images of {dataset.name}, η = {eta:g}, batches of"
-    f" {args.batch_size}, σ = {args.scale:g}"
+    f" {args.batch_size}, noise of scale {args.scale:g}"
   )
   draw(runs, args.output, title, eta)
   rows, said = rows_of(runs, eta), reading(runs, eta)

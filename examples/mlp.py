@@ -33,10 +33,14 @@ def standardise(
 ) -> tuple[np.ndarray, ...]:
   """Rows of pixels, each of mean 0 and variance 1 over the first images.
 
+  Of images [n, height, width, channels] every other row and column, for speed.
   A pixel that is always the same is 0, and none is more than 5 in size: at the
   rim of a picture are pixels that few images use.
   """
-  flat = [x.reshape(len(x), -1).astype(np.float32) for x in (train, *others)]
+  flat = [
+    x[:, ::2, ::2].reshape(len(x), -1).astype(np.float32)
+    for x in (train, *others)
+  ]
   mean, sd = flat[0].mean(axis=0), flat[0].std(axis=0)
   unit = np.where(sd > 0, sd, 1)
   return tuple(np.clip((x - mean) / unit, -5, 5) for x in flat)

@@ -1,0 +1,473 @@
+"""Stable noise against a bad start: an MLP on MNIST, from zeros and as usual.
+
+    python examples/zero_init.py                  # MNIST by TFDS
+    python examples/zero_init.py --dataset my.npz
+
+With weights of zero no gradient reaches a weight, so that SGD learns how
+frequent each class is and nothing else. Noise on the parameters breaks that.
+Which noise is another question, so SGD with Gaussian noise is here too, beside
+stable noise whose alpha is fixed, annealed, or steered by the sharpness:
+
+    htga_optax.ahtsgd(eta, sigma, key=0, alpha=2.0)       # Gaussian
+    htga_optax.ahtsgd(eta, sigma, key=0, alpha="rising")  # AHTSGD
+
+First from zeros, at one learning rate; then from usual weights, at learning
+rates over two decades. The scale sigma is chosen for every method alike, in
+either part: that of `SCALES` with the smallest training loss at the end of one
+epoch, with a seed that is not used again, at the learning rate of the first
+part, or the middle one of the second. All else is as it comes.
+
+What it does not show: that a result for two hidden layers on MNIST holds
+elsewhere, or that the responses, reconstructions all, are those of the source.
+"""
+
+import cli
+
+with cli.one_line("zero_init"):
+  import argparse
+  import functools
+  import math
+  from pathlib import Path
+  import time
+  from typing import Any, NamedTuple
+
+  import data
+  import jax
+  from jax import lax
+  import jax.numpy as jnp
+  from matplotlib.figure import Figure
+  import mlp
+  import numpy as np
+  import optax
+  import report
+  from rich.console import Console
+  from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+  from scipy import stats
+
+  import htga_optax
+
+WIDTHS = 64, 64
+RATE = 0.1  # the learning rate from zeros
+RATES = 0.003, 0.01, 0.03, 0.1, 0.3  # and from usual weights
+SCALES = 1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1
+SWEEP_SEED = 1000  # of the choice of sigma, and of nothing else
+RECORDS = 6  # an epoch
+EPOCHS = 2  # from zeros; one from usual weights
+CHANCE = 0.2  # an accuracy below is none
+# Okabe and Ito's colours, line styles and marks for print without colour.
+LOOKS = {
+  "SGD": {"color": "black", "linestyle": "-", "marker": "o"},
+  "Gaussian": {"color": "#56B4E9", "linestyle": "-", "marker": "s"},
+  "fixed 1.5": {"color": "#E69F00", "linestyle": "-", "marker": "^"},
+  "annealed": {"color": "#009E73", "linestyle": (0, (5, 1.5)), "marker": "v"},
+  "rising": {"color": "#0072B2", "linestyle": (0, (5, 1.5)), "marker": "D"},
+  "falling": {"color": "#D55E00", "linestyle": (0, (1.2, 1.2)), "marker": "P"},
+  "growth": {"color": "#CC79A7", "linestyle": (0, (1.2, 1.2)), "marker": "X"},
+}
+NOISY = [name for name in LOOKS if name != "SGD"]
+STEERED = "rising", "falling", "growth"
+
+
+def make_optimizer(name: str, learning_rate, scale, key, steps: int) -> Any:
+  """A method of `LOOKS`; only the steered ones look at the sharpness."""
+  if name == "SGD":
+    return optax.sgd(learning_rate)
+  alpha = {
+    "Gaussian": 2.0,
+    "fixed 1.5": 1.5,
+    "annealed": lambda count: 1.05 + 0.95 * jnp.minimum(count / steps, 1),
+  }
+  return htga_optax.ahtsgd(
+    learning_rate, scale, key, alpha=alpha.get(name, name)
+  )
+
+
+class Plan(NamedTuple):
+  """What the runs have in common.
+
+  Attributes:
+    every: steps between records.
+    batch_size: images in a batch.
+    classes: how many.
+  """
+
+  every: int
+  batch_size: int
+  classes: int
+
+
+class Log(NamedTuple):
+  """What is read while training, [runs, records].
+
+  Attributes:
+    accuracy: on the test set.
+    loss: on the batches since the last record.
+    alpha: of the noise; 0 where there is none.
+  """
+
+  accuracy: np.ndarray
+  loss: np.ndarray
+  alpha: np.ndarray
+
+
+def loss_fn(params: mlp.Params, x: jax.Array, y: jax.Array) -> jax.Array:
+  """The mean cross-entropy."""
+  logits = mlp.apply(jax.nn.relu, params, x)
+  return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def train(
+  name: str,
+  plan: Plan,
+  images: tuple[jax.Array, ...],
+  gain: jax.Array,
+  records: jax.Array,
+  rates: jax.Array,
+  scales: jax.Array,
+  keys: jax.Array,
+) -> Log:
+  """Many runs of one method at once.
+
+  The optimizer's state begins inside `jax.vmap`. So the tracker's clock is one
+  for all runs, and `lax.cond` still skips the looks between; a state that came
+  from outside would have a clock for each, and a look every step.
+
+  Args:
+    name: of the method.
+    plan: of the runs.
+    images: training and test set.
+    gain: of the first weights; 0 for zeros.
+    records: how many to make, at most `EPOCHS * RECORDS`; no more are filled.
+    rates: [runs].
+    scales: [runs].
+    keys: [runs].
+
+  Returns:
+    A `Log`.
+  """
+  x_train, y_train, x_test, y_test = images
+  sizes = x_train.shape[1], *WIDTHS, plan.classes
+
+  def one(learning_rate, scale, key):
+    params_key, rows_key, noise_key = jax.random.split(key, 3)
+    tx = make_optimizer(
+      name, learning_rate, scale, noise_key, steps=records * plan.every
+    )
+    params = mlp.init(params_key, sizes, gain)
+
+    def step(carry, number):
+      params, state = carry
+      rows = jax.random.randint(
+        jax.random.fold_in(rows_key, number), [plan.batch_size], 0, len(x_train)
+      )
+      loss = functools.partial(loss_fn, x=x_train[rows], y=y_train[rows])
+      value, grads = jax.value_and_grad(loss)(params)
+      extra = {"value_fn": loss} if name in STEERED else {}
+      updates, state = tx.update(grads, state, params, **extra)
+      return (optax.apply_updates(params, updates), state), value
+
+    def record(number, carry):
+      carry, log = carry
+      numbers = number * plan.every + jnp.arange(plan.every)
+      carry, losses = lax.scan(step, carry, numbers)
+      guesses = jnp.argmax(mlp.apply(jax.nn.relu, carry[0], x_test), axis=1)
+      new = Log(
+        accuracy=jnp.mean(guesses == y_test),
+        loss=jnp.mean(losses),
+        alpha=optax.tree.get(carry[1], "noise_tail_index", jnp.float32(0)),
+      )
+      return carry, jax.tree.map(lambda x, y: x.at[number].set(y), log, new)
+
+    carry = params, tx.init(params)
+    log = Log(*[jnp.zeros(EPOCHS * RECORDS)] * 3)
+    return lax.fori_loop(0, records, record, (carry, log))[1]
+
+  return jax.vmap(one)(rates, scales, keys)
+
+
+class Part(NamedTuple):
+  """One of the two comparisons.
+
+  Attributes:
+    rates: learning rates.
+    scales: the sigma that was chosen, per method.
+    logs: per method, `Log` of [rates, seeds, records].
+  """
+
+  rates: tuple[float, ...]
+  scales: dict[str, float]
+  logs: dict[str, Log]
+
+
+def train_all(name, plan, images, gain, epochs, grid, lanes) -> Log:
+  """Runs of (learning rate, scale, seed), so many at once; [runs, records]."""
+  records, logs = epochs * RECORDS, []
+  for start in range(0, len(grid), lanes):
+    some = [grid[min(start + i, len(grid) - 1)] for i in range(lanes)]
+    rates, scales, seeds = zip(*some)
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+    rates, scales = jnp.float32(rates), jnp.float32(scales)
+    log = train(name, plan, images, gain, records, rates, scales, keys)
+    logs.append(jax.device_get(log))
+  return Log(*(np.concatenate(x)[: len(grid), :records] for x in zip(*logs)))
+
+
+def choose_scale(name, plan, images, gain, rate, lanes) -> float:
+  """The one of `SCALES` with the smallest training loss, one seed."""
+  if name == "SGD":
+    return 0.0
+  grid = [(rate, scale, SWEEP_SEED) for scale in SCALES]
+  last = train_all(name, plan, images, gain, 1, grid, lanes).loss[:, -1]
+  return SCALES[int(np.argmin(np.where(np.isfinite(last), last, np.inf)))]
+
+
+def compare(
+  args: argparse.Namespace, dataset: data.Dataset
+) -> tuple[Plan, list[Part]]:
+  """Both parts, method by method, with a progress bar."""
+  x = mlp.standardise(dataset.x_train, dataset.x_test)
+  images = x[0], dataset.y_train, x[1], dataset.y_test
+  images = tuple(map(jnp.asarray, images))
+  classes = 1 + max(int(y.max()) for y in dataset[1:4:2])
+  epoch = args.steps or len(x[0]) // args.batch_size
+  plan = Plan(max(1, epoch // RECORDS), args.batch_size, classes)
+  parts = []
+  columns = (
+    TextColumn("{task.description:28}"),
+    BarColumn(bar_width=20),
+    MofNCompleteColumn(),
+  )
+  with Progress(*columns) as progress:
+    bar = progress.add_task("", total=2 * (len(LOOKS) + len(NOISY)))
+    for gain, epochs, rates in ((0.0, EPOCHS, (RATE,)), (2.0, 1, RATES)):
+      part = Part(rates, {}, {})
+      for name in LOOKS:
+        where = "usual weights" if gain else "from zeros"
+        progress.update(bar, description=f"{where}, {name}")
+        middle = rates[len(rates) // 2]
+        scale = choose_scale(name, plan, images, gain, middle, args.seeds)
+        progress.advance(bar, name != "SGD")
+        grid = [(r, scale, seed) for r in rates for seed in range(args.seeds)]
+        log = train_all(name, plan, images, gain, epochs, grid, args.seeds)
+        shape = len(rates), args.seeds, -1
+        part.scales[name] = scale
+        part.logs[name] = Log(*(x.reshape(shape) for x in log))
+        progress.advance(bar)
+      parts.append(part)
+    progress.update(bar, description="done")
+  return plan, parts
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+  """The mean, and half of Student's 95 % interval (nan of one value)."""
+  n = len(values)
+  if n < 2:
+    return float(np.mean(values)), math.nan
+  half = stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)
+  return float(np.mean(values)), float(half)
+
+
+def percent(values: np.ndarray) -> str:
+  """A mean of shares with its interval, as text."""
+  mean, half = interval(100 * values)
+  return f"{mean:.1f}" + (f" ± {half:.1f}" if half == half else "")
+
+
+def scale_text(name: str, part: Part) -> str:
+  """The chosen sigma; marked where it is an end of the grid."""
+  scale = part.scales[name]
+  at_end = scale in (SCALES[0], SCALES[-1])
+  return "-" if name == "SGD" else f"{scale:.0e}" + " (end)" * at_end
+
+
+ZERO_HEAD = [
+  "noise",
+  "sigma",
+  "accuracy\n1 epoch",
+  "2 epochs",
+  "trained",
+  "loss",
+]
+
+
+def zero_rows(part: Part) -> report.Rows:
+  """What came of weights of zero, a method a row."""
+  rows = []
+  for name, log in part.logs.items():
+    accuracy = log.accuracy[0]
+    rows.append(
+      [
+        name,
+        scale_text(name, part),
+        percent(accuracy[:, RECORDS - 1]),
+        percent(accuracy[:, -1]),
+        f"{np.sum(accuracy[:, -1] > CHANCE)}/{len(accuracy)}",
+        f"{np.mean(log.loss[0, :, -1]):.3g}",
+      ]
+    )
+  return rows
+
+
+def rate_rows(part: Part, record: int) -> report.Rows:
+  """Accuracy by learning rate at a record, a method a row."""
+  return [
+    [
+      name,
+      scale_text(name, part),
+      *(percent(x[:, record]) for x in log.accuracy),
+    ]
+    for name, log in part.logs.items()
+  ]
+
+
+RATE_HEAD = ["noise", "sigma", *(f"{rate:g}" for rate in RATES)]
+
+
+def differences(part: Part, other: str, record: int) -> str:
+  """Which methods differ from another, by paired intervals."""
+  than = part.logs[other].accuracy[..., record]
+  better, worse = [], []
+  for name, log in part.logs.items():
+    for i, rate in enumerate(part.rates):
+      mean, half = interval(100 * (log.accuracy[i, :, record] - than[i]))
+      at = f"{name} at {rate:g} ({mean:+.1f} ± {half:.1f})"
+      if name != other and abs(mean) > half:
+        (better if mean > 0 else worse).append(at)
+  listed = lambda words: ", ".join(words) or "none"
+  return f"Better than {other}: {listed(better)}. Worse: {listed(worse)}."
+
+
+PAIRED = (
+  "Differences in points, seed by seed, whose 95 % interval has not 0 in it (no"
+  " correction for how many there are):"
+)
+
+
+def draw(plan: Plan, parts: list[Part], path: Path, title: str) -> None:
+  """Writes the picture."""
+  figure = Figure(figsize=(10, 7.5), layout="constrained")
+  axes = figure.subplots(2, 2)
+  zero, usual = parts
+  steps = plan.every * (1 + np.arange(EPOCHS * RECORDS))
+  for name, log in zero.logs.items():
+    look = {**LOOKS[name], "marker": None}
+    accuracy = 100 * log.accuracy[0]
+    low, high = accuracy.min(axis=0), accuracy.max(axis=0)
+    axes[0, 0].fill_between(
+      steps, low, high, color=look["color"], alpha=0.15, lw=0
+    )
+    axes[0, 0].plot(steps, accuracy.mean(axis=0), **look)
+    if name != "SGD":
+      axes[0, 1].plot(steps, log.alpha[0].mean(axis=0), **look)
+  axes[0, 0].set(xlabel="step", ylabel="test accuracy, %", ylim=(0, 100))
+  axes[0, 0].set_title("(a) from zeros, mean and range of seeds", loc="left")
+  axes[0, 1].set(xlabel="step", ylabel="alpha, mean of seeds", ylim=(1, 2.05))
+  axes[0, 1].set_title("(b) alpha of the noise in (a)", loc="left")
+  lowest = 100.0
+  for ax, letter, record in (
+    (axes[1, 0], "c", 0),
+    (axes[1, 1], "d", RECORDS - 1),
+  ):
+    for name, log in usual.logs.items():
+      values = 100 * log.accuracy[..., record]
+      lowest = min(lowest, values.mean(axis=1).min())
+      place = np.array(usual.rates) * 1.04 ** (list(LOOKS).index(name) - 3)
+      error = np.nan_to_num([interval(x)[1] for x in values])
+      ax.errorbar(
+        place,
+        values.mean(axis=1),
+        error,
+        label=name,
+        lw=1.1,
+        ms=5,
+        **LOOKS[name],
+      )
+    ax.set(xscale="log", xlabel="learning rate", ylabel="test accuracy, %")
+    when = f"({letter}) usual start, after {(record + 1) * plan.every} steps"
+    ax.set_title(when, loc="left")
+  for ax in axes[1]:
+    ax.set_ylim(max(0, lowest - 3), 100)
+  for ax in axes.flat:
+    ax.grid(alpha=0.25)
+    ax.spines[["top", "right"]].set_visible(False)
+  handles, labels = axes[1, 0].get_legend_handles_labels()
+  place = {"loc": "outside lower center", "frameon": False}
+  figure.suptitle(title)
+  figure.legend(handles, labels, ncols=len(LOOKS), **place)
+  figure.savefig(path, dpi=100)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+  """The command line."""
+  parser = cli.Parser("zero_init", __doc__)
+  add = parser.add_argument
+  names = ", ".join(("digits", *data.TFDS_NAMES))
+  add("--dataset", default="mnist", help=f"{names} or a PATH.npz")
+  add("--data-dir", help="where TFDS keeps its data sets")
+  add("--batch-size", type=cli.count, default=100)
+  add("--steps", type=cli.count, help="of an epoch; all images by default")
+  add("--seeds", type=cli.count, default=5, help="how many")
+  add("--output", type=cli.picture, default="zero_init.png", metavar="PNG")
+  return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+  """Loads, trains, prints and draws; every failure is one line."""
+  args = parse(argv)
+  failures = (data.DataError, OSError, jax.errors.JaxRuntimeError)
+  with cli.one_line("zero_init", *failures):
+    run(args)
+
+
+def run(args: argparse.Namespace) -> list[Part]:
+  """Everything, from the data to the picture and its page."""
+  clock = time.perf_counter()
+  dataset = data.load(args.dataset, args.data_dir)
+  plan, parts = compare(args, dataset)
+  zero, usual = parts
+  title = (
+    f"{dataset.name}: an MLP, batches of {args.batch_size}, {args.seeds} seeds,"
+    f" epochs of {plan.every * RECORDS} steps"
+  )
+  draw(plan, parts, args.output, title)
+  tables = [
+    (
+      f"From zeros, learning rate {RATE}: test accuracy, %; how many seeds"
+      f" are above {100 * CHANCE:.0f} %; training loss",
+      ZERO_HEAD,
+      zero_rows(zero),
+      [differences(zero, other, -1) for other in ("SGD", "Gaussian")],
+    )
+  ]
+  for record in (0, RECORDS - 1):
+    tables.append(
+      (
+        "From usual weights: test accuracy, %, after"
+        f" {(record + 1) * plan.every} steps, by learning rate",
+        RATE_HEAD,
+        rate_rows(usual, record),
+        [differences(usual, other, record) for other in ("SGD", "Gaussian")],
+      )
+    )
+  console = Console(markup=False)
+  seconds = time.perf_counter() - clock
+  page = [[report.machine(cli.command("zero_init"), seconds)], [title + "."]]
+  for heading, head, rows, said in tables:
+    console.print(report.console_table(heading, head, rows))
+    console.print(" ".join([PAIRED, *said]))
+    page += [
+      [f"## {heading}"],
+      report.markdown_table(head, rows),
+      [PAIRED],
+      *([line] for line in said),
+    ]
+  page.append([f"![Accuracy and alpha]({args.output.name})"])
+  path = args.output.with_suffix(".md")
+  report.write(path, "From zeros, and as usual", page)
+  console.print(f"Picture: {args.output}, page: {path}", soft_wrap=True)
+  return parts
+
+
+if __name__ == "__main__":
+  main()
