@@ -327,7 +327,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for noise in LOOKS:
       make_optimizer(noise, args)
     if args.learning_rate <= 0:
-      raise ValueError(f"learning rate must be > 0, got {args.learning_rate}")
+      rate = args.learning_rate
+      raise ValueError(f"learning rate must be positive, got {rate:g}.")
   except ValueError as error:
     parser.error(str(error))
   return args

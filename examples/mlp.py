@@ -1,19 +1,23 @@
 """A multilayer perceptron of plain arrays, and images made ready for it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-Params = list[tuple[jax.Array, jax.Array]]
+Params = list[jax.Array]
 
 
-def init(key: jax.Array, sizes: tuple[int, ...], gain: float = 1.0) -> Params:
-  """Weights N(0, gain/inputs) and biases of zero, a pair a layer."""
+def init(key: jax.Array, sizes: tuple[int, ...], gain: Any = 1.0) -> Params:
+  """A matrix [inputs + 1, outputs] a layer, in its last row the biases.
+
+  Weights are N(0, gain/inputs), biases zero.
+  """
   keys = jax.random.split(key, len(sizes))
   return [
-    (jax.random.normal(k, (m, n)) * (gain / m) ** 0.5, jnp.zeros(n))
+    jnp.pad(jax.random.normal(k, (m, n)) * (gain / m) ** 0.5, [(0, 1), (0, 0)])
     for k, m, n in zip(keys, sizes, sizes[1:])
   ]
 
@@ -22,10 +26,10 @@ def apply(
   activation: Callable[[jax.Array], jax.Array], params: Params, x: jax.Array
 ) -> jax.Array:
   """Outputs [n, classes] of inputs [n, pixels]."""
-  *hidden, (w, b) = params
-  for v, a in hidden:
-    x = activation(x @ v + a)
-  return x @ w + b
+  *hidden, last = params
+  for w in hidden:
+    x = activation(x @ w[:-1] + w[-1])
+  return x @ last[:-1] + last[-1]
 
 
 def standardise(

@@ -12,10 +12,11 @@ stable noise whose alpha is fixed, annealed, or steered by the sharpness:
     htga_optax.ahtsgd(eta, sigma, key=0, alpha="rising")  # AHTSGD
 
 First from zeros, at one learning rate; then from usual weights, at learning
-rates over two decades. The scale sigma is chosen for every method alike, in
-either part: that of `SCALES` with the smallest training loss at the end of one
-epoch, with a seed that is not used again, at the learning rate of the first
-part, or the middle one of the second. All else is as it comes.
+rates over two decades, with a scale sigma of the noise that suits them, and
+with that which suited zeros. For every method alike it is the sigma of `SCALES`
+whose training loss at the end of one epoch is the smallest, the mean of seeds
+that are not used again, at the learning rate of the first part or the middle
+one of the second. All else is as it comes.
 
 What it does not show: that a result for two hidden layers on MNIST holds
 elsewhere, or that the responses, reconstructions all, are those of the source.
@@ -36,6 +37,7 @@ with cli.one_line("zero_init"):
   from jax import lax
   import jax.numpy as jnp
   from matplotlib.figure import Figure
+  from matplotlib.lines import Line2D
   import mlp
   import numpy as np
   import optax
@@ -49,8 +51,8 @@ with cli.one_line("zero_init"):
 WIDTHS = 64, 64
 RATE = 0.1  # the learning rate from zeros
 RATES = 0.003, 0.01, 0.03, 0.1, 0.3  # and from usual weights
-SCALES = 1e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1
-SWEEP_SEED = 1000  # of the choice of sigma, and of nothing else
+SCALES = 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2
+SWEEP_SEEDS = 1000, 1001, 1002  # of the choice of sigma, and of nothing else
 RECORDS = 6  # an epoch
 EPOCHS = 2  # from zeros; one from usual weights
 CHANCE = 0.2  # an accuracy below is none
@@ -64,22 +66,24 @@ LOOKS = {
   "falling": {"color": "#D55E00", "linestyle": (0, (1.2, 1.2)), "marker": "P"},
   "growth": {"color": "#CC79A7", "linestyle": (0, (1.2, 1.2)), "marker": "X"},
 }
-NOISY = [name for name in LOOKS if name != "SGD"]
 STEERED = "rising", "falling", "growth"
+SCHEDULES = {  # alpha at the beginning and at the end of a run
+  "Gaussian": (2.0, 2.0),
+  "fixed 1.5": (1.5, 1.5),
+  "annealed": (1.05, 2.0),
+}
 
 
-def make_optimizer(name: str, learning_rate, scale, key, steps: int) -> Any:
-  """A method of `LOOKS`; only the steered ones look at the sharpness."""
-  if name == "SGD":
+def make_optimizer(
+  kind: str, learning_rate, scale, key, schedule, steps
+) -> Any:
+  """A method; only the steered ones look at the sharpness."""
+  if kind == "SGD":
     return optax.sgd(learning_rate)
-  alpha = {
-    "Gaussian": 2.0,
-    "fixed 1.5": 1.5,
-    "annealed": lambda count: 1.05 + 0.95 * jnp.minimum(count / steps, 1),
-  }
-  return htga_optax.ahtsgd(
-    learning_rate, scale, key, alpha=alpha.get(name, name)
-  )
+  low, high = schedule
+  between = lambda count: low + (high - low) * jnp.minimum(count / steps, 1)
+  alpha = between if kind == "schedule" else kind
+  return htga_optax.ahtsgd(learning_rate, scale, key, alpha=alpha)
 
 
 class Plan(NamedTuple):
@@ -118,11 +122,12 @@ def loss_fn(params: mlp.Params, x: jax.Array, y: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def train(
-  name: str,
+  kind: str,
   plan: Plan,
   images: tuple[jax.Array, ...],
-  gain: jax.Array,
-  records: jax.Array,
+  schedule: tuple[float, float],
+  gain: float,
+  records: int,
   rates: jax.Array,
   scales: jax.Array,
   keys: jax.Array,
@@ -134,9 +139,10 @@ def train(
   from outside would have a clock for each, and a look every step.
 
   Args:
-    name: of the method.
+    kind: "SGD", "schedule" or one of `STEERED`.
     plan: of the runs.
     images: training and test set.
+    schedule: alpha at the beginning and at the end, where it is one.
     gain: of the first weights; 0 for zeros.
     records: how many to make, at most `EPOCHS * RECORDS`; no more are filled.
     rates: [runs].
@@ -151,9 +157,8 @@ def train(
 
   def one(learning_rate, scale, key):
     params_key, rows_key, noise_key = jax.random.split(key, 3)
-    tx = make_optimizer(
-      name, learning_rate, scale, noise_key, steps=records * plan.every
-    )
+    steps = records * plan.every
+    tx = make_optimizer(kind, learning_rate, scale, noise_key, schedule, steps)
     params = mlp.init(params_key, sizes, gain)
 
     def step(carry, number):
@@ -163,7 +168,7 @@ def train(
       )
       loss = functools.partial(loss_fn, x=x_train[rows], y=y_train[rows])
       value, grads = jax.value_and_grad(loss)(params)
-      extra = {"value_fn": loss} if name in STEERED else {}
+      extra = {"value_fn": loss} if kind in STEERED else {}
       updates, state = tx.update(grads, state, params, **extra)
       return (optax.apply_updates(params, updates), state), value
 
@@ -186,8 +191,16 @@ def train(
   return jax.vmap(one)(rates, scales, keys)
 
 
+# The parts: a name, the gain of the weights, epochs and learning rates.
+PARTS = (
+  ("zeros", 0.0, EPOCHS, (RATE,)),
+  ("usual weights", 2.0, 1, RATES),
+  ("noise of zeros", 2.0, 1, RATES),
+)
+
+
 class Part(NamedTuple):
-  """One of the two comparisons.
+  """One of the comparisons.
 
   Attributes:
     rates: learning rates.
@@ -208,24 +221,28 @@ def train_all(name, plan, images, gain, epochs, grid, lanes) -> Log:
     rates, scales, seeds = zip(*some)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
     rates, scales = jnp.float32(rates), jnp.float32(scales)
-    log = train(name, plan, images, gain, records, rates, scales, keys)
+    kind, schedule = name, (2.0, 2.0)
+    if name in SCHEDULES:
+      kind, schedule = "schedule", SCHEDULES[name]
+    log = train(
+      kind, plan, images, schedule, gain, records, rates, scales, keys
+    )
     logs.append(jax.device_get(log))
   return Log(*(np.concatenate(x)[: len(grid), :records] for x in zip(*logs)))
 
 
 def choose_scale(name, plan, images, gain, rate, lanes) -> float:
-  """The one of `SCALES` with the smallest training loss, one seed."""
-  if name == "SGD":
-    return 0.0
-  grid = [(rate, scale, SWEEP_SEED) for scale in SCALES]
+  """The one of `SCALES` with the smallest mean training loss."""
+  grid = [(rate, scale, seed) for scale in SCALES for seed in SWEEP_SEEDS]
   last = train_all(name, plan, images, gain, 1, grid, lanes).loss[:, -1]
-  return SCALES[int(np.argmin(np.where(np.isfinite(last), last, np.inf)))]
+  last = np.where(np.isfinite(last), last, np.inf)
+  return SCALES[int(np.argmin(last.reshape(len(SCALES), -1).mean(axis=1)))]
 
 
 def compare(
   args: argparse.Namespace, dataset: data.Dataset
 ) -> tuple[Plan, list[Part]]:
-  """Both parts, method by method, with a progress bar."""
+  """All parts, method by method, with a progress bar."""
   x = mlp.standardise(dataset.x_train, dataset.x_test)
   images = x[0], dataset.y_train, x[1], dataset.y_test
   images = tuple(map(jnp.asarray, images))
@@ -239,19 +256,22 @@ def compare(
     MofNCompleteColumn(),
   )
   with Progress(*columns) as progress:
-    bar = progress.add_task("", total=2 * (len(LOOKS) + len(NOISY)))
-    for gain, epochs, rates in ((0.0, EPOCHS, (RATE,)), (2.0, 1, RATES)):
-      part = Part(rates, {}, {})
+    bar = progress.add_task("", total=3 * len(LOOKS))
+    for label, gain, epochs, rates in PARTS:
+      part = Part(rates, dict.fromkeys(LOOKS, 0.0), {})
+      if label == "noise of zeros":
+        part.scales.update(parts[0].scales)
       for name in LOOKS:
-        where = "usual weights" if gain else "from zeros"
-        progress.update(bar, description=f"{where}, {name}")
-        middle = rates[len(rates) // 2]
-        scale = choose_scale(name, plan, images, gain, middle, args.seeds)
-        progress.advance(bar, name != "SGD")
+        progress.update(bar, description=f"{label}, {name}")
+        if name != "SGD" and not part.scales[name]:
+          middle = rates[len(rates) // 2]
+          part.scales[name] = choose_scale(
+            name, plan, images, gain, middle, args.seeds
+          )
+        scale = part.scales[name]
         grid = [(r, scale, seed) for r in rates for seed in range(args.seeds)]
         log = train_all(name, plan, images, gain, epochs, grid, args.seeds)
         shape = len(rates), args.seeds, -1
-        part.scales[name] = scale
         part.logs[name] = Log(*(x.reshape(shape) for x in log))
         progress.advance(bar)
       parts.append(part)
@@ -324,23 +344,49 @@ def rate_rows(part: Part, record: int) -> report.Rows:
 RATE_HEAD = ["noise", "sigma", *(f"{rate:g}" for rate in RATES)]
 
 
-def differences(part: Part, other: str, record: int) -> str:
-  """Which methods differ from another, by paired intervals."""
+def gains(part: Part, other: str, record: int) -> dict[tuple[str, float], Any]:
+  """Mean and half interval of points above another, by method and rate."""
   than = part.logs[other].accuracy[..., record]
-  better, worse = [], []
-  for name, log in part.logs.items():
-    for i, rate in enumerate(part.rates):
-      mean, half = interval(100 * (log.accuracy[i, :, record] - than[i]))
-      at = f"{name} at {rate:g} ({mean:+.1f} ± {half:.1f})"
-      if name != other and abs(mean) > half:
-        (better if mean > 0 else worse).append(at)
-  listed = lambda words: ", ".join(words) or "none"
-  return f"Better than {other}: {listed(better)}. Worse: {listed(worse)}."
+  return {
+    (name, rate): interval(100 * (log.accuracy[i, :, record] - than[i]))
+    for name, log in part.logs.items()
+    for i, rate in enumerate(part.rates)
+    if name not in (other, "SGD")
+  }
+
+
+def differences(part: Part, other: str, record: int) -> str:
+  """Which noise differs from another method, by paired intervals."""
+  found = gains(part, other, record)
+
+  def listed(sign):
+    words = [
+      f"{name} at {rate:g} ({mean:+.2f} ± {half:.2f})"
+      for (name, rate), (mean, half) in found.items()
+      if sign * mean > half
+    ]
+    return (
+      f"{len(words)} of {len(found)}" + ": " * bool(words) + ", ".join(words)
+    )
+
+  (name, rate), (most, _) = max(found.items(), key=lambda item: item[1][0])
+  return (
+    f"Better than {other}: {listed(1)}. Worse: {listed(-1)}. The largest mean"
+    f" difference is {most:+.2f} ({name} at {rate:g})."
+  )
 
 
 PAIRED = (
-  "Differences in points, seed by seed, whose 95 % interval has not 0 in it (no"
-  " correction for how many there are):"
+  "Noise whose test accuracy differs, in points, seed by seed, by a 95 %"
+  " interval without 0 in it (with no correction for how many there are):"
+)
+LEGEND = (
+  "Means over seeds with Student's 95 % intervals. Trained: how many seeds are"
+  f" above {100 * CHANCE:.0f} % after {EPOCHS} epochs. Sigma: which of"
+  f" {', '.join(f'{scale:.0e}' for scale in SCALES)} had the smallest training"
+  f" loss after one epoch, mean of {len(SWEEP_SEEDS)} other seeds, at the"
+  f" learning rate {RATE} from zeros and {RATES[len(RATES) // 2]} else; (end)"
+  " where it is the first or the last of them."
 )
 
 
@@ -348,53 +394,46 @@ def draw(plan: Plan, parts: list[Part], path: Path, title: str) -> None:
   """Writes the picture."""
   figure = Figure(figsize=(10, 7.5), layout="constrained")
   axes = figure.subplots(2, 2)
-  zero, usual = parts
+  zero, *usual = parts
   steps = plan.every * (1 + np.arange(EPOCHS * RECORDS))
   for name, log in zero.logs.items():
     look = {**LOOKS[name], "marker": None}
     accuracy = 100 * log.accuracy[0]
-    low, high = accuracy.min(axis=0), accuracy.max(axis=0)
-    axes[0, 0].fill_between(
-      steps, low, high, color=look["color"], alpha=0.15, lw=0
-    )
-    axes[0, 0].plot(steps, accuracy.mean(axis=0), **look)
+    axes[0, 0].plot(steps, accuracy.T, **{**look, "lw": 0.5, "alpha": 0.5})
+    axes[0, 0].plot(steps, accuracy.mean(axis=0), lw=2, **look)
     if name != "SGD":
       axes[0, 1].plot(steps, log.alpha[0].mean(axis=0), **look)
   axes[0, 0].set(xlabel="step", ylabel="test accuracy, %", ylim=(0, 100))
-  axes[0, 0].set_title("(a) from zeros, mean and range of seeds", loc="left")
+  axes[0, 0].set_title("(a) from zeros: mean, and every seed", loc="left")
   axes[0, 1].set(xlabel="step", ylabel="alpha, mean of seeds", ylim=(1, 2.05))
   axes[0, 1].set_title("(b) alpha of the noise in (a)", loc="left")
-  lowest = 100.0
-  for ax, letter, record in (
-    (axes[1, 0], "c", 0),
-    (axes[1, 1], "d", RECORDS - 1),
-  ):
-    for name, log in usual.logs.items():
-      values = 100 * log.accuracy[..., record]
-      lowest = min(lowest, values.mean(axis=1).min())
-      place = np.array(usual.rates) * 1.04 ** (list(LOOKS).index(name) - 3)
-      error = np.nan_to_num([interval(x)[1] for x in values])
-      ax.errorbar(
-        place,
-        values.mean(axis=1),
-        error,
-        label=name,
-        lw=1.1,
-        ms=5,
-        **LOOKS[name],
-      )
-    ax.set(xscale="log", xlabel="learning rate", ylabel="test accuracy, %")
-    when = f"({letter}) usual start, after {(record + 1) * plan.every} steps"
-    ax.set_title(when, loc="left")
-  for ax in axes[1]:
-    ax.set_ylim(max(0, lowest - 3), 100)
+  which = "(c) usual weights, sigma for them", "(d) the same, sigma of (a)"
+  for ax, heading, part in zip(axes[1], which, usual):
+    found = gains(part, "SGD", RECORDS - 1)
+    for i, name in enumerate(name for name in LOOKS if name != "SGD"):
+      points = [found[name, rate] for rate in part.rates]
+      mean, half = np.nan_to_num(points).T
+      place = np.array(part.rates) * 1.06 ** (i - 2.5)
+      ax.errorbar(place, mean, half, lw=1.1, ms=5, **LOOKS[name])
+    ax.axhline(0, color="black", lw=1)
+    ax.set_title(heading, loc="left")
+    ax.set(xscale="log", xlabel="learning rate", ylim=(-100, 30))
+    ax.set_yscale("symlog", linthresh=1)
+    ax.set_yticks([-100, -10, -1, 0, 1, 10])
+    ax.set_yticklabels(["-100", "-10", "-1", "0", "1", "10"])
+    ax.set_xticks(part.rates)
+    ax.set_xticklabels([f"{rate:g}" for rate in part.rates])
+    ax.minorticks_off()
+  axes[1, 0].set_ylabel(
+    f"accuracy - SGD's, points, {RECORDS * plan.every} steps"
+  )
   for ax in axes.flat:
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
-  handles, labels = axes[1, 0].get_legend_handles_labels()
+  handles = [Line2D([], [], label=name, **look) for name, look in LOOKS.items()]
   place = {"loc": "outside lower center", "frameon": False}
   figure.suptitle(title)
-  figure.legend(handles, labels, ncols=len(LOOKS), **place)
+  figure.legend(handles=handles, ncols=len(LOOKS), **place)
   figure.savefig(path, dpi=100)
 
 
@@ -425,34 +464,31 @@ def run(args: argparse.Namespace) -> list[Part]:
   clock = time.perf_counter()
   dataset = data.load(args.dataset, args.data_dir)
   plan, parts = compare(args, dataset)
-  zero, usual = parts
+  zero, *usual = parts
   title = (
     f"{dataset.name}: an MLP, batches of {args.batch_size}, {args.seeds} seeds,"
     f" epochs of {plan.every * RECORDS} steps"
   )
   draw(plan, parts, args.output, title)
+  others = "SGD", "Gaussian"
   tables = [
     (
-      f"From zeros, learning rate {RATE}: test accuracy, %; how many seeds"
-      f" are above {100 * CHANCE:.0f} %; training loss",
+      f"From zeros: test accuracy, %, at a learning rate of {RATE}",
       ZERO_HEAD,
       zero_rows(zero),
-      [differences(zero, other, -1) for other in ("SGD", "Gaussian")],
+      [differences(zero, other, -1) for other in others],
     )
   ]
-  for record in (0, RECORDS - 1):
-    tables.append(
-      (
-        "From usual weights: test accuracy, %, after"
-        f" {(record + 1) * plan.every} steps, by learning rate",
-        RATE_HEAD,
-        rate_rows(usual, record),
-        [differences(usual, other, record) for other in ("SGD", "Gaussian")],
-      )
-    )
+  for part, sigma in zip(usual, ("", ", sigma of the zeros")):
+    for record in (0, RECORDS - 1):
+      steps = (record + 1) * plan.every
+      heading = f"From usual weights{sigma}: test accuracy, %, {steps} steps"
+      said = [differences(part, other, record) for other in others]
+      tables.append((heading, RATE_HEAD, rate_rows(part, record), said))
   console = Console(markup=False)
   seconds = time.perf_counter() - clock
   page = [[report.machine(cli.command("zero_init"), seconds)], [title + "."]]
+  page.append([LEGEND])
   for heading, head, rows, said in tables:
     console.print(report.console_table(heading, head, rows))
     console.print(" ".join([PAIRED, *said]))
