@@ -70,6 +70,11 @@ def one_line(
     os._exit(130)  # an interrupted compilation can crash Python's own exit
 
 
+def command(name: str) -> str:
+  """The command line of an example, to be given again."""
+  return " ".join(["python", f"examples/{name}.py", *sys.argv[1:]])
+
+
 def first_line(error: Exception) -> str:
   """The first line of an error, or its type where it says nothing."""
   return (str(error).strip() or type(error).__name__).splitlines()[0]

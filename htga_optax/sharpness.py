@@ -89,9 +89,10 @@ def track_sharpness(
 
   Power iteration goes on where the last look ended. A product with the Hessian
   costs one and a half to two gradients. Between looks the step costs nothing
-  more: the look is under `lax.cond` (under `jax.vmap` it is taken each step,
-  and inside `optax.MultiSteps` each micro-step counts). A sharpness passed by
-  hand is heard in every step that has one.
+  more: the look is under `lax.cond`. (Under `jax.vmap` it is taken each step,
+  unless `init` and the scan over steps are inside what is mapped: the clock is
+  then one for all. Inside `optax.MultiSteps` each micro-step counts.) A
+  sharpness passed by hand is heard in every step that has one.
 
   Estimates are averaged as logarithms, those below `floor` (a saddle's trace
   may be negative) as `floor`; one that is not finite is not heard, and the

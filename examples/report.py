@@ -1,0 +1,59 @@
+"""What an example writes: a table in the terminal and a page of Markdown."""
+
+import datetime
+import importlib.metadata
+import os
+from pathlib import Path
+import platform
+
+import jax
+from rich import box
+from rich.table import Table
+
+Rows = list[list[str]]
+
+
+def console_table(title: str, head: list[str], rows: Rows) -> Table:
+  """All columns but the first are of numbers."""
+  table = Table(
+    title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+  )
+  for i, heading in enumerate(head):
+    table.add_column(heading, justify="right" if i else "left")
+  for row in rows:
+    table.add_row(*row)
+  return table
+
+
+def markdown_table(head: list[str], rows: Rows) -> list[str]:
+  """The same as lines of Markdown."""
+  cells = [head, ["---"] * len(head), *rows]
+  cells = [[cell.replace("\n", " ") for cell in row] for row in cells]
+  return ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def write(path: Path, heading: str, parts: list[list[str]]) -> None:
+  """A page: a heading, and parts of one or more lines, with gaps between."""
+  lines = [f"# {heading}"]
+  for part in parts:
+    lines += ["", *part]
+  path.write_text("\n".join(lines) + "\n")
+
+
+def machine(command: str, seconds: float) -> str:
+  """By what it was made, on what and when."""
+  cpu = platform.processor() or platform.machine()
+  info = Path("/proc/cpuinfo")
+  if info.exists():
+    names = [x for x in info.read_text().splitlines() if "model name" in x]
+    cpu = names[0].split(":")[1].strip() if names else cpu
+  device = jax.devices()[0]
+  if device.platform != "cpu":
+    cpu += f", {device.device_kind}"
+  packages = ("jax", "optax", "numpy")
+  versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
+  return (
+    f"Written by `{command}` in {seconds / 60:.0f} minutes on {cpu},"
+    f" {os.cpu_count()} cores; Python {platform.python_version()}, {versions};"
+    f" {datetime.date.today().isoformat()}."
+  )
