@@ -17,6 +17,7 @@ The folder is a ladder, and each rung a thin layer on the one below:
     gradient_noise                          two batches' gradients -> noise
     curvature                               a loss -> eigenvalues, trace
     hsgd                                    what theory says of linear models
+    fits                                    which law fits (host, scipy)
     streaming, exponentially_weighted       a sample that arrives step by step
     tracking, sharpness                     trackers
     modulation, clipping, noise             listeners
@@ -29,6 +30,7 @@ from htga_optax import curvature as curvature
 from htga_optax import diagnostics as diagnostics
 from htga_optax import estimators as estimators
 from htga_optax import exponentially_weighted as exponentially_weighted
+from htga_optax import fits as fits
 from htga_optax import gradient_noise as gradient_noise
 from htga_optax import hsgd as hsgd
 from htga_optax import intervals as intervals
