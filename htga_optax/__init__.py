@@ -18,6 +18,7 @@ The folder is a ladder, and each rung a thin layer on the one below:
     curvature                               a loss -> eigenvalues, trace
     hsgd                                    what theory says of linear models
     fits                                    which law fits (host, scipy)
+    landscape, plots                        slices, spectra, pictures
     streaming, exponentially_weighted       a sample that arrives step by step
     tracking, sharpness                     trackers
     modulation, clipping, noise             listeners
@@ -34,8 +35,10 @@ from htga_optax import fits as fits
 from htga_optax import gradient_noise as gradient_noise
 from htga_optax import hsgd as hsgd
 from htga_optax import intervals as intervals
+from htga_optax import landscape as landscape
 from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics
+from htga_optax import plots as plots
 from htga_optax import stable as stable
 from htga_optax import streaming as streaming
 from htga_optax.clipping import clip_by_tail_quantile as clip_by_tail_quantile
