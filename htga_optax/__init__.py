@@ -18,17 +18,21 @@ The folder is a ladder, and each rung a thin layer on the one below:
     curvature                               a loss -> eigenvalues, trace
     hsgd                                    what theory says of linear models
     fits                                    which law fits (host, scipy)
-    landscape, plots                        slices, spectra, pictures
+    logs, landscape, plots                  what a run left, pictures of it
     streaming, exponentially_weighted       a sample that arrives step by step
+    diagnostics                             a state or a log in sentences
     tracking, sharpness                     trackers
     modulation, clipping, noise             listeners
     relay                                   which passes readings on
     optimizers                              ready chains
 """
 
+import importlib
+import types
+from typing import TYPE_CHECKING
+
 from htga_optax import coordinates as coordinates
 from htga_optax import curvature as curvature
-from htga_optax import diagnostics as diagnostics
 from htga_optax import estimators as estimators
 from htga_optax import exponentially_weighted as exponentially_weighted
 from htga_optax import fits as fits
@@ -36,6 +40,7 @@ from htga_optax import gradient_noise as gradient_noise
 from htga_optax import hsgd as hsgd
 from htga_optax import intervals as intervals
 from htga_optax import landscape as landscape
+from htga_optax import logs as logs
 from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics
 from htga_optax import plots as plots
@@ -84,4 +89,14 @@ from htga_optax.tracking import (
 from htga_optax.tracking import track_tail_index as track_tail_index
 from htga_optax.tracking import TrackTailIndexState as TrackTailIndexState
 
+if TYPE_CHECKING:
+  from htga_optax import diagnostics as diagnostics
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> types.ModuleType:
+  """Imports `diagnostics` late, so that `python -m` runs it but once."""
+  if name == "diagnostics":
+    return importlib.import_module("htga_optax.diagnostics")
+  raise AttributeError(f"module 'htga_optax' has no attribute {name!r}")

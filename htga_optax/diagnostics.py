@@ -1,10 +1,63 @@
-"""What an optimizer's state says, in words: on the host, after the step."""
+"""What a run says, in words: of a state after the step, or of a whole log.
 
-from typing import Any
+    python -m htga_optax.diagnostics RUN.csv -o report.html
+
+writes one page that needs no network: a verdict in sentences, and pictures. It
+takes a column of norms for what it is about, the last of them for the verdict:
+
+    tail index     Hill's, of the largest tenth, with the interval for dependent
+                   values of :mod:`htga_optax.intervals`; drift of the same
+    laws           fitted to every D-th value, if D tell as much as one, and
+                   tested by a parametric bootstrap (:mod:`htga_optax.fits`)
+    clip           what one norm in a thousand exceeds, from a generalized
+                   Pareto tail
+
+It reports what is not rejected, which is not what is right: two thousand norms
+cannot tell a power law from a lognormal law with a wide tail.
+"""
+
+import argparse
+import base64
+from collections.abc import Mapping, Sequence
+import html
+import io
+import math
+import os
+import pathlib
+import sys
+from typing import Any, NamedTuple, NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+
+from htga_optax import (
+  checks,
+  estimators,
+  fits,
+  intervals,
+  logs,
+  order_statistics,
+  plots,
+)
+
+NORMS = (
+  "update_norm",
+  "gradient_norm",
+  "grad_norm",
+  "norm",
+  "noise_norm",
+)
+RATES = ("learning_rate", "lr")
+FACTORS = ("amplification", "rate_scale")
+WINDOW = 2048  # values that the verdict rests on
+FEWEST = 100
+CLIPPED = 1e-3  # the share of steps beyond the norm that is named for clipping
+_DRIFT = 2.5  # standard scores, as `track_tail_index` rejects
+_LEVEL = 0.05
+_BLOCKS = 40
+_REPLICATIONS = 99
 
 
 def explain(state: Any) -> str:
@@ -115,3 +168,543 @@ def _meaning(low: float, high: float) -> str:
   if low < 10:
     return "a finite variance"
   return "a light tail, with no power law to speak of"
+
+
+class Verdict(NamedTuple):
+  """What :func:`examine` finds in a column of a log.
+
+  Attributes:
+    column: its name.
+    values: absolute values of the last window, [W].
+    steps: of these.
+    left_out: of the whole column, values that are not finite, or 0.
+    tail_index: Hill's estimate of the window.
+    interval: of nominally 95 %, for dependent values.
+    series: dependence, bias and drift of the window.
+    blocks: steps, tail indices, lower and upper ends, and medians of windows
+      over the run, [5, blocks].
+    thinned: every `stride`-th value, with its sign, as the laws were fitted to.
+    stride: 1 if the values are as good as independent.
+    k: values of `thinned` in the tail.
+    tests: of the laws.
+    clip: what a share `CLIPPED` of the norms exceeds; nan if it cannot be said.
+  """
+
+  column: str
+  values: np.ndarray
+  steps: np.ndarray
+  left_out: int
+  tail_index: float
+  interval: tuple[float, float]
+  series: intervals.Series
+  blocks: np.ndarray
+  thinned: np.ndarray
+  stride: int
+  k: int
+  tests: list[fits.Goodness]
+  clip: float
+
+
+def examine(
+  columns: Mapping[str, np.ndarray],
+  column: str | None = None,
+  window: int = WINDOW,
+) -> Verdict:
+  """Examines a column of norms.
+
+  Args:
+    columns: by name, of equal lengths, as :func:`htga_optax.logs.read` gives;
+      "step" is used where it is there.
+    column: the one to look at; the first of `NORMS` that is there, if None.
+      Where it has negative values, laws with two tails are fitted to it, and
+      the rest is about absolute values.
+    window: how many of the last values the verdict rests on, at most.
+
+  Returns:
+    The :class:`Verdict`.
+
+  Raises:
+    ImportError: scipy is missing.
+    ValueError: no such column, or fewer than `FEWEST` values in it that are
+      finite and not 0; most of them are equal.
+  """
+  checks.check_number(
+    "window", window, lambda v: v >= FEWEST, f"be at least {FEWEST}"
+  )
+  name = _column(columns, column)
+  x = np.asarray(columns[name], float)
+  steps = np.asarray(columns.get("step", np.arange(1, x.size + 1)), float)
+  usable = np.isfinite(x) & (x != 0) & (np.abs(x) < 1e37) & np.isfinite(steps)
+  left_out = int(x.size - np.sum(usable))
+  x, steps = x[usable], steps[usable]
+  if x.size < FEWEST:
+    raise ValueError(
+      f"{name} has {x.size} values that are finite and not 0; a verdict takes"
+      f" {FEWEST}."
+    )
+  size = min(window, x.size)
+  k = size // 10
+  ends = np.unique(np.linspace(size, x.size, _BLOCKS).astype(int))
+  windows = np.stack([np.abs(x[end - size : end]) for end in ends])
+  # In units of the median, so that float32 holds them.
+  medians = np.median(windows, axis=1)
+  scaled = jnp.asarray(windows / medians[:, None], jnp.float32)
+  found = jax.jit(jax.lax.map, static_argnums=0)(_examiner(k), scaled)
+  alphas, limits, series = jax.tree.map(np.asarray, found)
+  if not math.isfinite(alphas[-1]):
+    raise ValueError(
+      f"{name} has no tail to speak of: its {k + 1} largest values of the last"
+      f" {size} are equal."
+    )
+  last = jax.tree.map(lambda v: float(v[-1]), series)
+  stride = math.ceil(last.inflation - 0.5)
+  thinned = x[-size:][::-stride][::-1]
+  tail = max(2, thinned.size // 10)
+  return Verdict(
+    column=name,
+    values=np.abs(x[-size:]),
+    steps=steps[-size:],
+    left_out=left_out,
+    tail_index=float(alphas[-1]),
+    interval=(float(limits[-1, 0]), float(limits[-1, 1])),
+    series=last,
+    blocks=np.stack([steps[ends - 1], alphas, *limits.T, medians]),
+    thinned=thinned,
+    stride=stride,
+    k=tail,
+    tests=_tests(thinned, tail),
+    clip=float(medians[-1]) * _quantile(np.asarray(scaled[-1]), k),
+  )
+
+
+def _column(columns: Mapping[str, np.ndarray], column: str | None) -> str:
+  there = ", ".join(columns)
+  if column is not None and column not in columns:
+    raise ValueError(f"no column {column}; there are: {there}.")
+  for name in (column, *NORMS):
+    if name in columns:
+      return str(name)
+  raise ValueError(
+    f"no column of norms ({', '.join(NORMS)}); name one with --column, of:"
+    f" {there}."
+  )
+
+
+def _examiner(k: int):
+  def examined(values):
+    series = intervals.examine(order_statistics.sorted_window(values), k)
+    alpha = estimators.hill(values, k)
+    return alpha, intervals.interval(alpha, k, series), series
+
+  return examined
+
+
+def _tests(x: np.ndarray, k: int) -> list[fits.Goodness]:
+  """Of all laws that can be fitted to so many values of these signs."""
+  tests, magnitudes = [], np.abs(x)
+  for name, law in fits.LAWS.items():
+    is_real = law.support == "real"
+    if law.support == "tail" and k < 20:
+      continue
+    if law.support != "tail" and is_real != bool(np.any(x < 0)):
+      continue
+    try:
+      values = x if is_real else magnitudes
+      tests.append(fits.goodness(name, values, k, _REPLICATIONS))
+    except ValueError:  # ties: this law says nothing of such values
+      continue
+  return tests
+
+
+def _quantile(x: np.ndarray, k: int) -> float:
+  largest = np.sort(x)[-(k + 1) :]
+  threshold = largest[0]
+  xi, sigma = estimators.generalized_pareto_fit(largest[1:] - threshold)
+  share = CLIPPED * x.size / k
+  excess = estimators.generalized_pareto_isf(share, xi, sigma)
+  return float(threshold + excess)
+
+
+def sentences(found: Verdict, columns: Mapping[str, np.ndarray]) -> list[str]:
+  """The verdict in words.
+
+  Args:
+    found: what :func:`examine` returned.
+    columns: the log, for readings beside the norms.
+
+  Returns:
+    Sentences in paragraphs: tail, drift, dependence, laws, clip, batch, rest.
+  """
+  low, high = found.interval
+  size, k = found.values.size, found.values.size // 10
+  said = [
+    f"Tail index {found.tail_index:.2g} (95 %: {low:.2g} to {high:.2g}) of"
+    f" {found.column}, from the {k} largest of the last {size} values:"
+    f" {_meaning(low, high)}."
+  ]
+  drift, medians = found.series.drift, found.blocks[4]
+  if abs(drift) > _DRIFT:
+    place, change = ("late", "risen") if drift > 0 else ("early", "fallen")
+    said.append(
+      f"Do not trust that index: the largest values came {place} in the window"
+      f" (drift {drift:.1f}), so their level has {change}, and a trend reads as"
+      " a tail. What follows stands under the same doubt."
+    )
+  else:
+    said.append(
+      f"No drift is found within the window (score {drift:.1f}, rejected"
+      f" beyond {_DRIFT})."
+    )
+  if medians.size > 1:
+    alphas = found.blocks[1]
+    said[-1] += (
+      f" Over the run the median went from {medians[0]:.3g} to"
+      f" {medians[-1]:.3g}, the tail index of {medians.size} windows from"
+      f" {np.nanmin(alphas):.2g} to {np.nanmax(alphas):.2g}."
+    )
+  inflation = found.series.inflation
+  if found.stride > 1:
+    said.append(
+      f"The values depend on those before: {inflation:.1f} of them tell as much"
+      f" as one. The interval allows for that; laws are fitted to every"
+      f" {_ordinal(found.stride)} value, {found.thinned.size} in all."
+    )
+  else:
+    said.append(
+      "No dependence that matters to the tail is found"
+      f" ({inflation:.1f} values tell as much as one)."
+    )
+  said.append(_on_laws(found))
+  if math.isfinite(found.clip):
+    beyond = float(np.mean(found.values > found.clip))
+    said.append(
+      f"Clip: a norm of {found.clip:.3g} is exceeded by about one step in"
+      f" {round(1 / CLIPPED)}, if the run goes on as in the window (there:"
+      f" {1000 * beyond:.1f} in 1000). clip_by_tail_quantile(p={CLIPPED:g})"
+      " keeps to such a norm by itself."
+    )
+  said.append(_on_batches(found, columns))
+  if found.left_out:
+    said.append(
+      f"Left out of {found.column}: {found.left_out} values that are not"
+      " finite, or 0."
+    )
+  return said
+
+
+def _on_laws(found: Verdict) -> str:
+  if not found.tests:
+    return (
+      f"No law is tested: {found.thinned.size} values are too few, or too many"
+      " of them are equal."
+    )
+  kept = [t.fit.law for t in found.tests if not _rejected(t)]
+  lost = [t.fit.law for t in found.tests if _rejected(t)]
+  said = []
+  if kept:
+    said.append(f"Not rejected at 5 %: {', '.join(kept)}.")
+  if lost:
+    said.append(f"Rejected: {', '.join(lost)}.")
+  said.append(
+    "A law that is not rejected is not thereby right: more values may reject"
+    " it."
+  )
+  by = {t.fit.law: t.fit for t in found.tests}
+  pairs = [
+    ("Pareto tail", "lognormal tail"),
+    ("Pareto tail", "exponential tail"),
+    ("Student t", "stable"),
+  ]
+  for one, other in pairs:
+    if one in by and other in by:
+      real = fits.LAWS[one].support == "real"
+      values = found.thinned if real else np.abs(found.thinned)
+      said.append(
+        _comparison(fits.vuong(values, by[one], by[other]), one, other)
+      )
+  return " ".join(said)
+
+
+def _comparison(found: fits.Comparison, one: str, other: str) -> str:
+  p = f"p = {found.pvalue:.2g}"
+  if found.pvalue >= _LEVEL:
+    return f"The likelihoods of {one} and {other} do not differ ({p})."
+  nearer, farther = (one, other) if found.log_ratio > 0 else (other, one)
+  return f"The likelihood is for the {nearer} against the {farther} ({p})."
+
+
+def _on_batches(found: Verdict, columns: Mapping[str, np.ndarray]) -> str:
+  alpha, scale = found.tail_index, columns.get("gradient_noise_scale")
+  if scale is not None and np.any(np.isfinite(scale) & (scale > 0)):
+    usable = scale[np.isfinite(scale) & (scale > 0)]
+    middle = float(np.median(usable[-found.values.size :]))
+    return (
+      f"Batch: the gradient noise scale is {middle:.3g} examples (median of the"
+      " window). Batches well below it are mostly noise, well above it mostly"
+      " repetition, if the noise has a variance."
+    )
+  if alpha <= 1:
+    return (
+      "Batch: with an index of at most 1 a mean has no expectation, and larger"
+      " batches do not help; clip, or use a median."
+    )
+  if alpha < 2:
+    factor = 2 ** (alpha / (alpha - 1))
+    many = f"{factor:.0f}" if factor < 1000 else "over 1000"
+    return (
+      f"Batch: if this tail is that of single examples' noise, a batch {many}"
+      " times as large halves the noise (4 times with a finite variance), so"
+      " that clipping is the cheaper cure."
+    )
+  return (
+    "Batch: nothing in this tail speaks against averaging; four times the batch"
+    " halves the noise, as usual."
+  )
+
+
+def _rejected(test: fits.Goodness) -> bool:
+  # Two tests at half the level each.
+  smaller = min(test.ks_pvalue, test.anderson_darling_pvalue)
+  return smaller < _LEVEL / 2
+
+
+def _ordinal(n: int) -> str:
+  ending = {1: "st", 2: "nd", 3: "rd"}.get(
+    n % 10 * (n % 100 not in (11, 12, 13))
+  )
+  return f"{n}{ending or 'th'}"
+
+
+def pictures(
+  found: Verdict, columns: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+  """The pictures of a report, by caption.
+
+  Args:
+    found: what :func:`examine` returned.
+    columns: the log.
+
+  Returns:
+    Figures of matplotlib.
+  """
+  column, made = found.column, {}
+  size = len(columns[column])
+  steps = columns.get("step", np.arange(1, size + 1))
+  norms = np.abs(columns[column])
+  made[f"{column} over the run: medians and extremes of stretches"] = (
+    plots.series(steps, {column: norms}, column)
+  )
+  if "loss" in columns:
+    loss = columns["loss"]
+    log = bool(np.nanmin(loss) > 0)
+    made["Loss over the run"] = plots.series(steps, {"loss": loss}, "loss", log)
+  at, alphas, low, high, _ = found.blocks
+  ax = plots.tail_index(
+    at, alphas, low, high, label=f"last {found.values.size}"
+  )
+  if "tail_index" in columns:
+    every = max(1, size // 1000)
+    logged = columns["tail_index"][::every]
+    plots.tail_index(steps[::every], logged, label="in the log", ax=ax)
+  made["Tail index over the run; below 2 the variance is infinite"] = ax
+  laws = [test.fit for test in found.tests]
+  magnitudes = np.abs(found.thinned)
+  made["Share of values beyond |x|, and fitted laws"] = plots.ccdf(
+    magnitudes, laws
+  )
+  made["Hill plot of the window"] = plots.hill_plot(found.values)
+  for test in _best(found):
+    real = fits.LAWS[test.fit.law].support == "real"
+    verdict = "rejected" if _rejected(test) else "not rejected"
+    made[f"Quantiles beside those of the law: {test.fit}, {verdict}"] = (
+      plots.qq(found.thinned if real else magnitudes, test.fit)
+    )
+  factors = {name: columns[name] for name in FACTORS if name in columns}
+  if factors:
+    product = np.prod(list(factors.values()), axis=0)
+    parts = np.array_split(np.arange(size), 3)
+    stages = {
+      f"steps {steps[i[0]]:.0f} to {steps[i[-1]]:.0f}": (
+        norms[i],
+        (norms * product)[i],
+      )
+      for i in parts
+    }
+    made["Norms before and after modulation"] = plots.norm_histograms(stages)[
+      0, 0
+    ]
+  rate = next((columns[name] for name in RATES if name in columns), None)
+  if factors or rate is not None:
+    ax = plots.step_size(steps, 1.0 if rate is None else rate, factors)
+    if rate is None:
+      ax.set_ylabel("step size (learning rates)")
+    made["Effective step size"] = ax
+  return {caption: ax.figure for caption, ax in made.items()}
+
+
+def _best(found: Verdict) -> list[fits.Goodness]:
+  """The tail law, and the law of all values, with the largest p-value."""
+  best = []
+  for tails in (True, False):
+    some = [
+      t
+      for t in found.tests
+      if (fits.LAWS[t.fit.law].support == "tail") == tails
+    ]
+    by = lambda t: min(t.ks_pvalue, t.anderson_darling_pvalue)
+    best += [max(some, key=by)] if some else []
+  return best
+
+
+_STYLE = """
+body { font: 16px/1.5 Georgia, serif; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; color: #111; background: #fff; }
+h1, h2 { font-family: Helvetica, Arial, sans-serif; line-height: 1.2; }
+p { max-width: 44rem; }
+table { border-collapse: collapse; font-size: 0.9rem; }
+th, td { text-align: left; padding: 0.2rem 1rem 0.2rem 0;
+  border-bottom: 1px solid #ccc; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
+main { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; flex: 1 1 26rem; max-width: 30rem; break-inside: avoid; }
+figure.wide { flex-basis: 100%; max-width: 100%; }
+img { width: 100%; height: auto; }
+figcaption { font-size: 0.9rem; color: #333; }
+footer { font-size: 0.85rem; color: #333; margin-top: 2rem; }
+"""
+
+
+def report(
+  columns: Mapping[str, np.ndarray],
+  title: str = "run",
+  column: str | None = None,
+  window: int = WINDOW,
+) -> str:
+  """A page of HTML from a log: verdict, laws, pictures, all inline.
+
+  Args:
+    columns: as :func:`examine`.
+    title: of the page.
+    column: as :func:`examine`.
+    window: as :func:`examine`.
+
+  Returns:
+    The page. It asks a browser to load nothing, and has no script.
+
+  Raises:
+    ImportError: scipy or matplotlib is missing.
+    ValueError: as :func:`examine`.
+  """
+  checks.optional_module("matplotlib.figure")
+  found = examine(columns, column, window)
+  paragraphs = "\n".join(
+    f"<p>{html.escape(line)}</p>" for line in sentences(found, columns)
+  )
+  figures = "\n".join(
+    _figure(caption, figure)
+    for caption, figure in pictures(found, columns).items()
+  )
+  rows = len(next(iter(columns.values())))
+  return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{html.escape(title)}: tails</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{html.escape(title)}</h1>
+<h2>Verdict</h2>
+<div id="verdict">
+{paragraphs}
+</div>
+<h2>Laws</h2>
+{_table(found)}
+<h2>Pictures</h2>
+<main>
+{figures}
+</main>
+<footer>{rows} rows; python -m htga_optax.diagnostics. p-values are by a
+parametric bootstrap of {_REPLICATIONS} samples with the law fitted again to
+each, and so at least {1 / (_REPLICATIONS + 1):g}; a law is rejected where
+either is below 2.5 %.</footer>
+</body>
+</html>
+"""
+
+
+def _figure(caption: str, figure: Any) -> str:
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", dpi=110)
+  data = base64.b64encode(buffer.getvalue()).decode()
+  caption = html.escape(caption)
+  wide = ' class="wide"' if len(figure.axes) > 2 else ""
+  return (
+    f'<figure{wide}><img alt="{caption}" src="data:image/png;base64,{data}">'
+    f"<figcaption>{caption}</figcaption></figure>"
+  )
+
+
+def _table(found: Verdict) -> str:
+  if not found.tests:
+    return "<p>None was tested.</p>"
+  rows = []
+  for test in found.tests:
+    index = test.fit.tail_index
+    numbers = (
+      f"{test.fit.n}",
+      f"{index:.2f}" if math.isfinite(index) else "none",
+      f"{test.ks:.3f}",
+      f"{test.ks_pvalue:.2f}",
+      f"{test.anderson_darling:.2f}",
+      f"{test.anderson_darling_pvalue:.2f}",
+      "rejected" if _rejected(test) else "not rejected",
+    )
+    cells = "".join(f'<td class="n">{cell}</td>' for cell in numbers)
+    rows.append(f"<tr><td>{html.escape(str(test.fit))}</td>{cells}</tr>")
+  heads = ("law", "values", "tail index", "KS", "p", "AD", "p", "at 5 %")
+  head = "".join(f"<th>{name}</th>" for name in heads)
+  return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> NoReturn:
+    sys.exit(f"diagnostics: {message}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """The command line; every failure is one line, and the exit status 1."""
+  parser = _Parser(
+    prog="python -m htga_optax.diagnostics",
+    description="A page on the tails of a run, from its log.",
+  )
+  parser.add_argument("log", help="CSV with a line of names, or JSON lines")
+  parser.add_argument("-o", "--output", default="report.html")
+  parser.add_argument(
+    "--column", help=f"of norms, or signed; else one of {', '.join(NORMS)}"
+  )
+  parser.add_argument(
+    "--window", type=int, default=WINDOW, help="last values for the verdict"
+  )
+  args = parser.parse_args(arguments)
+  output = pathlib.Path(args.output)
+  try:
+    if output.exists() and os.path.samefile(args.log, output):
+      raise ValueError(f"{output} is the log: name another page with -o.")
+    columns = logs.read(args.log)
+    title = pathlib.Path(args.log).name
+    page = report(columns, title, args.column, args.window)
+    output.write_text(page, "utf-8")
+    found = page.split('<div id="verdict">')[1].split("</div>")[0]
+    for line in found.strip().splitlines():
+      print(html.unescape(line.removeprefix("<p>").removesuffix("</p>")))
+    print(f"Page: {output}")
+  except (ValueError, OSError, ImportError) as error:
+    sys.exit(f"diagnostics: {str(error).splitlines()[0]}")
+
+
+if __name__ == "__main__":
+  main()

@@ -2,14 +2,15 @@
 
 Every function draws on the `ax` it is given, or makes one of a figure of its
 own, and returns it: `ax.figure.savefig("tail.png")`. Nothing here touches
-pyplot's global state. Colours are those of Okabe and Ito, which the colour-blind
-can tell apart; lines differ in dashes and points in markers too, for print.
+pyplot's global state. Colours are those of Okabe and Ito, which the
+colour-blind can tell apart; lines differ in dashes too, for print.
 """
 
 from collections.abc import Mapping, Sequence
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
@@ -44,6 +45,7 @@ def panels(rows: int = 1, columns: int = 1, size: float = 4.5) -> Any:
   for ax in made.flat:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)
+    ax.tick_params(which="minor", labelsize="x-small")
   return made
 
 
@@ -146,7 +148,7 @@ def qq(x: ArrayLike, law: fits.Fit, unit: str = "", ax: Any = None) -> Any:
   inside = (of >= low) & (of <= high)
   ax.plot(of[inside], shown[inside], **DATA | {"color": COLORS[0]})
   if not np.all(inside):
-    said = f"{np.sum(~inside)} points outside"
+    said = f"outside: {np.sum(~inside)} of {inside.size} points"
     ax.text(0.97, 0.03, said, transform=ax.transAxes, ha="right", va="bottom")
   ax.set(
     xlim=(low, high),
@@ -177,22 +179,19 @@ def hill_plot(
     ValueError: as :func:`estimators.hill`; `most` is below k.
   """
   ax = panels()[0, 0] if ax is None else ax
-  x = np.asarray(x, np.float32)
+  x = np.asarray(x, float)
   k = max(2, x.size // 10) if k is None else k
   most = max(k, 2 * x.size // 5) if most is None else most
-  checks.check_number("most", most, lambda v: v >= k, f"be at least k = {k}")
-  window = order_statistics.sorted_window(x)
-  inflation = float(intervals.examine(window, k).inflation)
-  alphas = np.asarray(estimators.hill_all(x))[:most]
-  ks = np.arange(1, alphas.size + 1)
-  chosen = np.unique(np.geomspace(2, alphas.size, 300).astype(int)) - 1
-  ks, alphas = ks[chosen], alphas[chosen]
-  sizes = jnp.maximum(ks / inflation, 0.12)
-  low, high = np.asarray(estimators.hill_interval(alphas, sizes)).T
+  checks.check_number(
+    "most", most, lambda v: k <= v < x.size, f"be in [{k}, {x.size - 1}]"
+  )
+  chosen = np.unique(np.geomspace(2, most, 300).astype(int))
+  alphas, ends, automatic = _hill_curve(x / np.median(x), k, most)
+  ks, alphas, (low, high) = chosen, alphas[chosen - 1], ends[chosen - 1].T
   ax.fill_between(ks, low, high, color=COLORS[5], alpha=0.4, lw=0, label="95 %")
   ax.plot(ks, alphas, color=COLORS[0], label="Hill's estimate")
-  automatic = int(estimators.automatic_k(x, min(most, x.size - 1)))
-  for i, (at, label) in enumerate([(k, "k used"), (automatic, "automatic k")]):
+  marks = (k, "k used"), (automatic, "automatic k")
+  for i, (at, label) in enumerate(marks):
     label = f"{label}, {at}"
     ax.axvline(at, color=COLORS[1], ls=DASHES[i], lw=1.2, label=label)
   top = 2 * float(np.nanmedian(alphas[ks >= max(2, k // 2)]))
@@ -203,6 +202,23 @@ def hill_plot(
     ylabel="tail index",
   )
   return _legend(ax)
+
+
+def _hill_curve(
+  x: np.ndarray, k: int, most: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+  """Estimates and intervals at 1, ..., most, and the automatic k."""
+
+  def curve(x):
+    window = order_statistics.sorted_window(x)
+    inflation = intervals.examine(window, k).inflation
+    alphas = estimators.hill_all(x)[:most]
+    sizes = jnp.maximum(jnp.arange(1, most + 1) / inflation, 0.12)
+    ends = estimators.hill_interval(alphas, sizes)
+    return alphas, ends, estimators.automatic_k(x, most)
+
+  alphas, ends, automatic = jax.jit(curve)(np.asarray(x, np.float32))
+  return np.asarray(alphas), np.asarray(ends), int(automatic)
 
 
 def tail_index(

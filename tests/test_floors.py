@@ -11,7 +11,7 @@ import htga_optax
 
 PACKAGE = pathlib.Path(htga_optax.__file__).parent
 FLOORS = [
-  {"checks"},
+  {"checks", "logs"},
   {"estimators", "norms", "order_statistics", "stable"},
   {
     "coordinates",
