@@ -248,9 +248,10 @@ def examine(
   windows = np.stack([np.abs(x[end - size : end]) for end in ends])
   # In units of the median, so that float32 holds them.
   medians = np.median(windows, axis=1)
-  scaled = jnp.asarray(windows / medians[:, None], jnp.float32)
-  found = jax.jit(jax.lax.map, static_argnums=0)(_examiner(k), scaled)
-  alphas, limits, series = jax.tree.map(np.asarray, found)
+  scaled = np.asarray(windows / medians[:, None], np.float32)
+  examiner = jax.jit(_examiner(k))
+  found = [jax.tree.map(np.asarray, examiner(one)) for one in scaled]
+  alphas, limits, series = jax.tree.map(lambda *v: np.stack(v), *found)
   if not math.isfinite(alphas[-1]):
     raise ValueError(
       f"{name} has no tail to speak of: its {k + 1} largest values of the last"
@@ -273,7 +274,8 @@ def examine(
     stride=stride,
     k=tail,
     tests=_tests(thinned, tail),
-    clip=float(medians[-1]) * _quantile(np.asarray(scaled[-1]), k),
+    clip=float(medians[-1])
+    * float(jax.jit(_quantile, static_argnums=1)(scaled[-1], k)),
   )
 
 
@@ -316,13 +318,12 @@ def _tests(x: np.ndarray, k: int) -> list[fits.Goodness]:
   return tests
 
 
-def _quantile(x: np.ndarray, k: int) -> float:
-  largest = np.sort(x)[-(k + 1) :]
+def _quantile(x: np.ndarray, k: int) -> jax.Array:
+  largest = jnp.sort(x)[-(k + 1) :]
   threshold = largest[0]
   xi, sigma = estimators.generalized_pareto_fit(largest[1:] - threshold)
-  share = CLIPPED * x.size / k
-  excess = estimators.generalized_pareto_isf(share, xi, sigma)
-  return float(threshold + excess)
+  share = min(CLIPPED * x.size / k, 1.0)
+  return threshold + estimators.generalized_pareto_isf(share, xi, sigma)
 
 
 def sentences(found: Verdict, columns: Mapping[str, np.ndarray]) -> list[str]:
@@ -450,11 +451,11 @@ def _on_batches(found: Verdict, columns: Mapping[str, np.ndarray]) -> str:
     )
   if alpha < 2:
     factor = 2 ** (alpha / (alpha - 1))
-    many = f"{factor:.0f}" if factor < 1000 else "over 1000"
+    many = f"{factor:.2g}" if factor < 1000 else "over 1000"
     return (
       f"Batch: if this tail is that of single examples' noise, a batch {many}"
-      " times as large halves the noise (4 times with a finite variance), so"
-      " that clipping is the cheaper cure."
+      " times as large halves the noise (4 times with a finite variance);"
+      " clipping may be the cheaper cure."
     )
   return (
     "Batch: nothing in this tail speaks against averaging; four times the batch"
