@@ -7,8 +7,9 @@ takes a column of norms for what it is about, the last of them for the verdict:
 
     tail index     Hill's, of the largest tenth, with the interval for dependent
                    values of :mod:`htga_optax.intervals`; drift of the same
-    laws           fitted to every D-th value, if D tell as much as one, and
-                   tested by a parametric bootstrap (:mod:`htga_optax.fits`)
+    laws           fitted to values so far apart that they hardly depend on one
+                   another, and tested by a parametric bootstrap
+                   (:mod:`htga_optax.fits`)
     clip           what one norm in a thousand exceeds, from a generalized
                    Pareto tail
 
@@ -183,9 +184,12 @@ class Verdict(NamedTuple):
     series: dependence, bias and drift of the window.
     blocks: steps, tail indices, lower and upper ends, and medians of windows
       over the run, [5, blocks].
-    thinned: every `stride`-th value, with its sign, as the laws were fitted to.
-    stride: 1 if the values are as good as independent.
+    thinned: every `stride`-th value, with its sign, which laws of tails are
+      fitted to.
+    stride: 1 if large values are as good as independent.
     k: values of `thinned` in the tail.
+    apart: the last of the values, `lag` apart, which other laws are fitted to.
+    lag: the first at which ranks have a correlation below 0.1.
     tests: of the laws.
     clip: what a share `CLIPPED` of the norms exceeds; nan if it cannot be said.
   """
@@ -201,6 +205,8 @@ class Verdict(NamedTuple):
   thinned: np.ndarray
   stride: int
   k: int
+  apart: np.ndarray
+  lag: int
   tests: list[fits.Goodness]
   clip: float
 
@@ -259,7 +265,8 @@ def examine(
     )
   last = jax.tree.map(lambda v: float(v[-1]), series)
   stride = math.ceil(last.inflation - 0.5)
-  thinned = x[-size:][::-stride][::-1]
+  lag = _lag(x[-size:])
+  thinned, apart = (x[-size:][::-step][::-1] for step in (stride, lag))
   tail = max(2, thinned.size // 10)
   return Verdict(
     column=name,
@@ -273,7 +280,9 @@ def examine(
     thinned=thinned,
     stride=stride,
     k=tail,
-    tests=_tests(thinned, tail),
+    apart=apart,
+    lag=lag,
+    tests=_tests(thinned, tail, apart),
     clip=float(medians[-1])
     * float(jax.jit(_quantile, static_argnums=1)(scaled[-1], k)),
   )
@@ -301,18 +310,27 @@ def _examiner(k: int):
   return examined
 
 
-def _tests(x: np.ndarray, k: int) -> list[fits.Goodness]:
+def _lag(x: np.ndarray) -> int:
+  ranks = np.argsort(np.argsort(x)) - (x.size - 1) / 2
+  power = np.abs(np.fft.rfft(ranks, 2 * x.size)) ** 2
+  correlation = np.fft.irfft(power)[: x.size // 4] / np.sum(ranks**2)
+  below = np.flatnonzero(correlation < 0.1)
+  return int(below[0]) if below.size else x.size // 4
+
+
+def _tests(thinned: np.ndarray, k: int, apart: np.ndarray):
   """Of all laws that can be fitted to so many values of these signs."""
-  tests, magnitudes = [], np.abs(x)
+  tests = []
   for name, law in fits.LAWS.items():
+    if law.support == "tail":
+      x, enough = np.abs(thinned), k >= 20
+    else:
+      x, enough = apart, apart.size >= 50
     is_real = law.support == "real"
-    if law.support == "tail" and k < 20:
-      continue
-    if law.support != "tail" and is_real != bool(np.any(x < 0)):
+    if not enough or (law.support != "tail" and is_real != (np.min(x) < 0)):
       continue
     try:
-      values = x if is_real else magnitudes
-      tests.append(fits.goodness(name, values, k, _REPLICATIONS))
+      tests.append(fits.goodness(name, x, k, _REPLICATIONS))
     except ValueError:  # ties: this law says nothing of such values
       continue
   return tests
@@ -364,16 +382,18 @@ def sentences(found: Verdict, columns: Mapping[str, np.ndarray]) -> list[str]:
       f" {np.nanmin(alphas):.2g} to {np.nanmax(alphas):.2g}."
     )
   inflation = found.series.inflation
-  if found.stride > 1:
+  if max(found.stride, found.lag) > 1:
     said.append(
-      f"The values depend on those before: {inflation:.1f} of them tell as much"
-      f" as one. The interval allows for that; laws are fitted to every"
-      f" {_ordinal(found.stride)} value, {found.thinned.size} in all."
+      f"The values depend on those before: in the tail {inflation:.1f} of them"
+      " tell as much as one, and ranks are correlated by more than 0.1 over"
+      f" {found.lag - 1} steps. The interval allows for that; laws of the tail"
+      f" are fitted to {found.thinned.size} values {found.stride} apart, others"
+      f" to {found.apart.size} values {found.lag} apart."
     )
   else:
     said.append(
-      "No dependence that matters to the tail is found"
-      f" ({inflation:.1f} values tell as much as one)."
+      "No dependence that matters is found"
+      f" ({inflation:.1f} values of the tail tell as much as one)."
     )
   said.append(_on_laws(found))
   if math.isfinite(found.clip):
@@ -396,7 +416,7 @@ def sentences(found: Verdict, columns: Mapping[str, np.ndarray]) -> list[str]:
 def _on_laws(found: Verdict) -> str:
   if not found.tests:
     return (
-      f"No law is tested: {found.thinned.size} values are too few, or too many"
+      f"No law is tested: {found.apart.size} values are too few, or too many"
       " of them are equal."
     )
   kept = [t.fit.law for t in found.tests if not _rejected(t)]
@@ -419,7 +439,7 @@ def _on_laws(found: Verdict) -> str:
   for one, other in pairs:
     if one in by and other in by:
       real = fits.LAWS[one].support == "real"
-      values = found.thinned if real else np.abs(found.thinned)
+      values = found.apart if real else np.abs(found.thinned)
       said.append(
         _comparison(fits.vuong(values, by[one], by[other]), one, other)
       )
@@ -469,13 +489,6 @@ def _rejected(test: fits.Goodness) -> bool:
   return smaller < _LEVEL / 2
 
 
-def _ordinal(n: int) -> str:
-  ending = {1: "st", 2: "nd", 3: "rd"}.get(
-    n % 10 * (n % 100 not in (11, 12, 13))
-  )
-  return f"{n}{ending or 'th'}"
-
-
 def pictures(
   found: Verdict, columns: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
@@ -509,16 +522,15 @@ def pictures(
     plots.tail_index(steps[::every], logged, label="in the log", ax=ax)
   made["Tail index over the run; below 2 the variance is infinite"] = ax
   laws = [test.fit for test in found.tests]
-  magnitudes = np.abs(found.thinned)
   made["Share of values beyond |x|, and fitted laws"] = plots.ccdf(
-    magnitudes, laws
+    found.values, laws
   )
   made["Hill plot of the window"] = plots.hill_plot(found.values)
   for test in _best(found):
-    real = fits.LAWS[test.fit.law].support == "real"
+    tail = fits.LAWS[test.fit.law].support == "tail"
     verdict = "rejected" if _rejected(test) else "not rejected"
     made[f"Quantiles beside those of the law: {test.fit}, {verdict}"] = (
-      plots.qq(found.thinned if real else magnitudes, test.fit)
+      plots.qq(np.abs(found.thinned) if tail else found.apart, test.fit)
     )
   factors = {name: columns[name] for name in FACTORS if name in columns}
   if factors:

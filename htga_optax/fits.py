@@ -31,8 +31,8 @@ import functools
 import math
 from typing import Any, NamedTuple
 
+from jax.typing import ArrayLike
 import numpy as np
-from numpy.typing import ArrayLike
 
 from htga_optax import checks
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 import numpy as np
-from numpy.typing import ArrayLike
 
 from htga_optax import checks, estimators, fits, intervals, order_statistics
 
