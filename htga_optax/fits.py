@@ -517,9 +517,10 @@ def _skew_sample(
 
 @functools.cache
 def _stable_tables() -> tuple[Any, Any]:
-  """Splines of density and tail in alpha and asinh(x), without their powers.
+  """Splines in alpha of density and tail over asinh(x), without their powers.
 
-  That is f (1 + x^2)^((alpha+1)/2) and P(X > x) (1 + x^2)^(alpha/2).
+  That is f (1 + x^2)^((alpha+1)/2) and P(X > x) (1 + x^2)^(alpha/2), and their
+  slopes: [2, points].
   """
   interpolate = checks.optional_module("scipy.interpolate")
   alphas = np.linspace(LEAST_ALPHA, 2, 76)[:, None]
@@ -534,19 +535,30 @@ def _stable_tables() -> tuple[Any, Any]:
   density[-1] = np.exp(-(x**2) / 4) / math.sqrt(4 * math.pi)
   tail[-1] = _special().ndtr(-x / math.sqrt(2))
   power = np.sqrt(1 + x**2) ** alphas
-  grid = alphas[:, 0], points
-  return (
-    interpolate.RectBivariateSpline(*grid, density * power * np.sqrt(1 + x**2)),
-    interpolate.RectBivariateSpline(*grid, tail * power),
-  )
+  splines = []
+  for table in (density * power * np.sqrt(1 + x**2), tail * power):
+    slopes = interpolate.CubicSpline(points, table, axis=1)(points, 1)
+    both = np.stack([table, slopes * points[1]], axis=1)
+    splines.append(interpolate.CubicSpline(alphas[:, 0], both))
+  return splines[0], splines[1]
+
+
+@functools.lru_cache(maxsize=8)
+def _stable_row(alpha: float, is_tail: bool) -> np.ndarray:
+  return _stable_tables()[is_tail](alpha)
 
 
 def _stable(x: np.ndarray, alpha: float, is_tail: bool) -> np.ndarray:
   """P(X > |x|), or the density: both without their power of 1 + x^2."""
   x = np.abs(x)
   near = np.minimum(x, _REACH)
-  table = _stable_tables()[is_tail]
-  found = table.ev(np.full_like(near, alpha), np.arcsinh(near))
+  values, slopes = _stable_row(float(alpha), is_tail)
+  place = np.arcsinh(near) * ((values.size - 1) / math.asinh(_REACH))
+  i = np.minimum(place.astype(int), values.size - 2)
+  u, step = place - i, np.diff(values)[i]
+  start, end = slopes[i], slopes[i + 1]
+  cubic = 3 * step - 2 * start - end + u * (start + end - 2 * step)
+  found = values[i] + u * (start + u * cubic)
   far = np.flatnonzero(x > _REACH)
   if far.size:
     k = np.arange(1, 11)

@@ -172,7 +172,11 @@ def spectral_density(
     >>> from htga_optax import landscape
     >>> eigenvalues = jnp.arange(400) >= 300  # 300 zeros and 100 ones
     >>> found = landscape.spectral_density(
-    ...   lambda v: eigenvalues * v, jnp.zeros(400), jax.random.key(0), 4
+    ...   lambda v: eigenvalues * v,
+    ...   jnp.zeros(400),
+    ...   jax.random.key(0),
+    ...   num_matvecs=4,
+    ...   width=0.01,
     ... )
     >>> spacing = found.points[1] - found.points[0]
     >>> share = jnp.sum(found.density * (found.points > 0.5)) * spacing

@@ -100,7 +100,8 @@ def test_a_space_that_is_complete_early():
   found = landscape.spectral_density(
     lambda v: diagonal * v, jnp.zeros(10), jax.random.key(0), 8, probes=4
   )
-  assert float(found.points[0]) > -1.3 and float(found.points[-1]) < 3.3
+  # Four widths of an eighth of the range beyond either end.
+  assert float(found.points[0]) > -3.1 and float(found.points[-1]) < 5.1
   assert np.all(np.isfinite(found.density))
 
 
