@@ -426,6 +426,11 @@ def _on_laws(found: Verdict) -> str:
     said.append(f"Not rejected at 5 %: {', '.join(kept)}.")
   if lost:
     said.append(f"Rejected: {', '.join(lost)}.")
+  if all(fits.LAWS[t.fit.law].support == "tail" for t in found.tests):
+    said.append(
+      f"Laws of all values are not tested: of {found.apart.size} that hardly"
+      " depend on one another they would say nothing."
+    )
   said.append(
     "A law that is not rejected is not thereby right: more values may reject"
     " it."

@@ -451,5 +451,5 @@ def _label(name: str, unit: str) -> str:
 
 
 def _legend(ax: Any) -> Any:
-  ax.legend(frameon=False, fontsize="small")
+  ax.legend(fontsize="small", framealpha=0.8, edgecolor="none")
   return ax
