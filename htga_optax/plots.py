@@ -403,9 +403,9 @@ def loss_slice(steps: ArrayLike, losses: ArrayLike, ax: Any = None) -> Any:
   low, high = np.nanmin(losses), np.nanmax(losses)
   size = max(float(high - low), 1e-12)
   levels = low + size * np.geomspace(3e-3, 1, 12)
-  drawn = ax.contourf(
-    steps, steps, losses.T, [low, *levels], cmap="cividis", extend="max"
-  )
+  edges = [low, *levels]
+  norm = checks.optional_module("matplotlib.colors").BoundaryNorm(edges, 256)
+  drawn = ax.contourf(steps, steps, losses.T, edges, cmap="cividis", norm=norm)
   ax.contour(steps, steps, losses.T, levels, colors="white", linewidths=0.5)
   ax.plot(0, 0, marker="P", ms=9, color="white", mec="black")
   ax.figure.colorbar(drawn, ax=ax, label="loss", format="%.3g")
