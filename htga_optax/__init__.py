@@ -18,7 +18,7 @@ The folder is a ladder, and each rung a thin layer on the one below:
     curvature                               a loss -> eigenvalues, trace
     hsgd                                    what theory says of linear models
     fits                                    which law fits (host, scipy)
-    logs, landscape, plots                  what a run left, pictures of it
+    logs, verdicts, landscape, plots        what a run left, in words, pictures
     streaming, exponentially_weighted       a sample that arrives step by step
     diagnostics                             a state or a log in sentences
     tracking, sharpness                     trackers
@@ -46,6 +46,7 @@ from htga_optax import order_statistics as order_statistics
 from htga_optax import plots as plots
 from htga_optax import stable as stable
 from htga_optax import streaming as streaming
+from htga_optax import verdicts as verdicts
 from htga_optax.clipping import clip_by_tail_quantile as clip_by_tail_quantile
 from htga_optax.clipping import (
   ClipByTailQuantileState as ClipByTailQuantileState,

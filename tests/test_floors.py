@@ -21,7 +21,7 @@ FLOORS = [
     "hsgd",
     "intervals",
   },
-  {"streaming", "landscape", "plots"},
+  {"streaming", "landscape", "plots", "verdicts"},
   {"exponentially_weighted", "diagnostics"},
   {"tracking", "modulation", "clipping", "noise", "relay", "sharpness"},
   {"optimizers"},

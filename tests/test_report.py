@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import htga_optax
-from htga_optax import diagnostics, fits, logs
+from htga_optax import diagnostics, fits, logs, verdicts
 
 ROOT = pathlib.Path(htga_optax.__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -257,9 +257,9 @@ def test_empty_cells_and_a_row_that_is_being_written(tmp_path):
 def test_values_that_say_nothing_are_left_out():
   table = columns(400)
   table["update_norm"][[3, 50, 399]] = np.nan, np.inf, 0.0
-  found = diagnostics.examine(table)
+  found = verdicts.examine(table)
   assert found.left_out == 3 and found.values.size == 397
-  said = diagnostics.sentences(found, table)[-1]
+  said = verdicts.sentences(found, table)[-1]
   assert said == (
     "Left out of update_norm: 3 values that are not finite, or 0."
   )
@@ -267,9 +267,9 @@ def test_values_that_say_nothing_are_left_out():
 
 def test_drift_is_said():
   table = {"update_norm": norms(600, alpha=20.0) * np.linspace(5, 1, 600) ** 2}
-  found = diagnostics.examine(table)
+  found = verdicts.examine(table)
   assert found.series.drift < -2.5
-  said = diagnostics.sentences(found, table)[1]
+  said = verdicts.sentences(found, table)[1]
   assert said.startswith(
     "Do not trust that index: the largest values came early"
   )
@@ -277,12 +277,12 @@ def test_drift_is_said():
 
 def test_dependence_is_said_and_thinned():
   table = {"norm": np.repeat(norms(300), 6)}
-  found = diagnostics.examine(table)
+  found = verdicts.examine(table)
   assert found.stride >= 2 and found.lag in (5, 6)
   assert found.thinned.size == -(-1800 // found.stride)
   assert found.apart.size == -(-1800 // found.lag)
   assert found.thinned[-1] == found.apart[-1] == table["norm"][-1]
-  _, _, said, laws, *_ = diagnostics.sentences(found, table)
+  _, _, said, laws, *_ = verdicts.sentences(found, table)
   assert "Laws of all values" not in laws
   assert "The values depend on those before" in said
   assert f"{found.apart.size} values {found.lag} apart" in said
@@ -291,13 +291,13 @@ def test_dependence_is_said_and_thinned():
 def test_a_signed_column_has_laws_with_two_tails():
   x = np.random.default_rng(0).standard_t(3, 1000)
   table = {"noise": x}
-  found = diagnostics.examine(table, column="noise")
+  found = verdicts.examine(table, column="noise")
   laws = {t.fit.law: t for t in found.tests}
   assert {"Student t", "skew t", "stable"} < set(laws)
   assert "lognormal" not in laws
   assert laws["Student t"].ks_pvalue > 0.05
   assert laws["Student t"].fit == fits.fit("Student t", x)
-  said = " ".join(diagnostics.sentences(found, table))
+  said = " ".join(verdicts.sentences(found, table))
   assert "The likelihood is for the Student t against the stable" in said or (
     "The likelihoods of Student t and stable do not differ" in said
   )
@@ -307,7 +307,7 @@ def test_a_signed_column_has_laws_with_two_tails():
 
 def test_a_light_tail_is_called_light():
   x = np.random.default_rng(0).chisquare(1000, 2000) ** 0.5
-  said = diagnostics.sentences(diagnostics.examine({"norm": x}), {"norm": x})
+  said = verdicts.sentences(verdicts.examine({"norm": x}), {"norm": x})
   assert "a light tail, with no power law to speak of." in said[0]
   assert "nothing in this tail speaks against averaging" in said[5]
 
@@ -317,17 +317,17 @@ def test_huge_norms_and_the_noise_scale():
     "norm": norms(300) * 1e30,
     "gradient_noise_scale": np.full(300, 64.0),
   }
-  found = diagnostics.examine(table)
-  plain = diagnostics.examine({"norm": norms(300)})
+  found = verdicts.examine(table)
+  plain = verdicts.examine({"norm": norms(300)})
   assert found.tail_index == pytest.approx(plain.tail_index, rel=1e-4)
   assert found.clip == pytest.approx(plain.clip * 1e30, rel=1e-4)
-  said = diagnostics.sentences(found, table)[5]
+  said = verdicts.sentences(found, table)[5]
   assert said.startswith("Batch: the gradient noise scale is 64 examples")
 
 
 def test_clip_is_a_quantile():
   x = norms(2048, alpha=2.0)
-  clip = diagnostics.examine({"norm": x}).clip
+  clip = verdicts.examine({"norm": x}).clip
   # True: sqrt(1000) = 31.6; its estimate from 204 excesses is within 40 %.
   assert 19 < clip < 52
 
@@ -352,7 +352,7 @@ def test_a_log_of_a_million_rows_takes_less_than_ten_seconds(tmp_path):
 
 def test_too_few_independent_values_are_not_tested():
   table = {"norm": np.repeat(norms(40), 40)}
-  found = diagnostics.examine(table)
+  found = verdicts.examine(table)
   assert found.apart.size < 50
-  laws = diagnostics.sentences(found, table)[3]
+  laws = verdicts.sentences(found, table)[3]
   assert "No law is tested" in laws or "Laws of all values are not" in laws
