@@ -102,6 +102,15 @@ def examine(
     ImportError: scipy is missing.
     ValueError: no such column, or fewer than `FEWEST` values in it that are
       finite and not 0; most of them are equal.
+
+  Examples:
+    >>> import numpy as np
+    >>> from htga_optax import verdicts
+    >>> log = {"norm": np.random.default_rng(0).pareto(1.5, 1000) + 1}
+    >>> found = verdicts.examine(log)
+    >>> print(verdicts.sentences(found, log)[0])
+    Tail index 1.5 (95 %: 1.2 to 1.8) of norm, from the 100 largest of the last
+    1000 values: heavy, the variance of the norm is infinite.
   """
   checks.check_number(
     "window", window, lambda v: v >= FEWEST, f"be at least {FEWEST}"
