@@ -166,10 +166,7 @@ def sample(
     bounds=(float(bounds.lower), float(bounds.upper)),
     sd=math.sqrt(variance[0]),
     sample=x,
-    tests={
-      name: goodness.judge(name, x, jax.random.fold_in(key, 1))
-      for name in goodness.FAMILIES
-    },
+    tests={name: goodness.judge(name, x, seed=1) for name in goodness.FAMILIES},
   )
 
 
@@ -234,7 +231,7 @@ def test_rows(results: list[Result]) -> list[list[str]]:
     for test in r.tests.values():
       p = test.pvalues
       cells += [f"{np.sum(p < LEVEL)} of {p.size}", f"{np.median(p):.2g}"]
-      cells += [f"{test.fitted.shape:.2f}"]
+      cells += [f"{test.fitted.shape[0]:.2f}"]
     table.append(cells)
   return table
 
@@ -333,8 +330,7 @@ def draw_quantiles(ax, result: Result, family: str) -> None:
   ends = np.unique(np.geomspace(1, x.size // 2, 60).astype(int))
   ranks = np.concatenate([ends - 1, x.size - ends])
   p = (ranks + 0.5) / x.size
-  of = goodness.FAMILIES[family].quantile(p, test.fitted.shape)
-  of = test.fitted.loc + test.fitted.scale * of
+  of = test.fitted.quantile(p)
   limit = 1.1 * np.max(np.abs(x))
   ax.plot([-limit, limit], [-limit, limit], color="0.6", lw=1)
   shown = np.abs(of) <= limit
@@ -342,7 +338,7 @@ def draw_quantiles(ax, result: Result, family: str) -> None:
   rejected = np.sum(test.pvalues < LEVEL)
   letter = "df" if family == "Student t" else r"$\alpha$"
   ax.set(
-    xlabel=f"quantile of {family}, {letter} = {test.fitted.shape:.2f}",
+    xlabel=f"quantile of {family}, {letter} = {test.fitted.shape[0]:.2f}",
     ylabel="quantile of SGD",
     xlim=(-limit, limit),
     ylim=(-limit, limit),

@@ -1,10 +1,30 @@
-"""What an optimizer's state says, in words: on the host, after the step."""
+"""What a run says, in words: of a state after the step, or of a whole log.
 
-from typing import Any
+    python -m htga_optax.diagnostics RUN.csv -o report.html
+
+writes one page that needs no network: the verdict of :mod:`htga_optax.verdicts`
+on a column of norms, the laws that were tested, and pictures.
+"""
+
+import argparse
+import base64
+from collections.abc import Mapping, Sequence
+import html
+import io
+import math
+import os
+import pathlib
+import sys
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 import optax
+
+from htga_optax import checks, fits, logs, plots, verdicts
+
+RATES = ("learning_rate", "lr")
+FACTORS = ("amplification", "rate_scale")
 
 
 def explain(state: Any) -> str:
@@ -78,7 +98,7 @@ def _sentence(
     drift, misfit = map(float, statistics)
     said.append(
       f"Tail index {tail_index:.2g} (95 %: {low:.2g} to {high:.2g}):"
-      f" {_meaning(low, high)}."
+      f" {verdicts.meaning(low, high)}."
     )
     tests = f"(drift {drift:.1f}, misfit {misfit:.1f})"
     if not rejected:
@@ -105,13 +125,239 @@ def _sentence(
   return " ".join(said)
 
 
-def _meaning(low: float, high: float) -> str:
-  if high < 1:
-    return "very heavy, even the mean of the norm is infinite"
-  if high < 2:
-    return "heavy, the variance of the norm is infinite"
-  if low < 2:
-    return "perhaps heavy, an infinite variance is within the interval"
-  if low < 10:
-    return "a finite variance"
-  return "a light tail, with no power law to speak of"
+def pictures(
+  found: verdicts.Verdict, columns: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+  """The pictures of a report, by caption.
+
+  Args:
+    found: what :func:`verdicts.examine` returned.
+    columns: the log.
+
+  Returns:
+    Figures of matplotlib.
+  """
+  column, made = found.column, {}
+  size = len(columns[column])
+  steps = columns.get("step", np.arange(1, size + 1))
+  norms = np.abs(columns[column])
+  made[f"{column} over the run: medians and extremes of stretches"] = (
+    plots.series(steps, {column: norms}, column)
+  )
+  if "loss" in columns:
+    loss = columns["loss"]
+    log = bool(np.nanmin(loss) > 0)
+    made["Loss over the run"] = plots.series(steps, {"loss": loss}, "loss", log)
+  at, alphas, low, high, _ = found.blocks
+  ax = plots.tail_index(
+    at, alphas, low, high, label=f"last {found.values.size}"
+  )
+  if "tail_index" in columns:
+    every = max(1, size // 1000)
+    logged = columns["tail_index"][::every]
+    plots.tail_index(steps[::every], logged, label="in the log", ax=ax)
+  made["Tail index over the run; below 2 the variance is infinite"] = ax
+  laws = [test.fit for test in found.tests]
+  made["Share of values beyond |x|, and fitted laws"] = plots.ccdf(
+    found.values, laws
+  )
+  made["Hill plot of the window"] = plots.hill_plot(found.values)
+  for test in _best(found):
+    tail = fits.LAWS[test.fit.law].support == "tail"
+    verdict = "rejected" if verdicts.rejected(test) else "not rejected"
+    made[f"Quantiles beside those of the law: {test.fit}, {verdict}"] = (
+      plots.qq(np.abs(found.thinned) if tail else found.apart, test.fit)
+    )
+  factors = {name: columns[name] for name in FACTORS if name in columns}
+  if factors:
+    product = np.prod(list(factors.values()), axis=0)
+    parts = np.array_split(np.arange(size), 3)
+    stages = {
+      f"steps {steps[i[0]]:.0f} to {steps[i[-1]]:.0f}": (
+        norms[i],
+        (norms * product)[i],
+      )
+      for i in parts
+    }
+    made["Norms before and after modulation"] = plots.norm_histograms(stages)[
+      0, 0
+    ]
+  rate = next((columns[name] for name in RATES if name in columns), None)
+  if factors or rate is not None:
+    ax = plots.step_size(steps, 1.0 if rate is None else rate, factors)
+    if rate is None:
+      ax.set_ylabel("step size (learning rates)")
+    made["Effective step size"] = ax
+  return {caption: ax.figure for caption, ax in made.items()}
+
+
+def _best(found: verdicts.Verdict) -> list[fits.Goodness]:
+  """The tail law, and the law of all values, with the largest p-value."""
+  best = []
+  for tails in (True, False):
+    some = [
+      t
+      for t in found.tests
+      if (fits.LAWS[t.fit.law].support == "tail") == tails
+    ]
+    by = lambda t: min(t.ks_pvalue, t.anderson_darling_pvalue)
+    best += [max(some, key=by)] if some else []
+  return best
+
+
+_STYLE = """
+body { font: 16px/1.5 Georgia, serif; max-width: 62rem; margin: 2rem auto;
+  padding: 0 1rem; color: #111; background: #fff; }
+h1, h2 { font-family: Helvetica, Arial, sans-serif; line-height: 1.2; }
+p { max-width: 44rem; }
+table { border-collapse: collapse; font-size: 0.9rem; }
+th, td { text-align: left; padding: 0.2rem 1rem 0.2rem 0;
+  border-bottom: 1px solid #ccc; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
+main { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; flex: 1 1 26rem; max-width: 30rem; break-inside: avoid; }
+figure.wide { flex-basis: 100%; max-width: 100%; }
+img { width: 100%; height: auto; }
+figcaption { font-size: 0.9rem; color: #333; }
+footer { font-size: 0.85rem; color: #333; margin-top: 2rem; }
+"""
+
+
+def report(
+  columns: Mapping[str, np.ndarray],
+  title: str = "run",
+  column: str | None = None,
+  window: int = verdicts.WINDOW,
+) -> str:
+  """A page of HTML from a log: verdict, laws, pictures, all inline.
+
+  Args:
+    columns: as :func:`verdicts.examine`.
+    title: of the page.
+    column: as :func:`verdicts.examine`.
+    window: as :func:`verdicts.examine`.
+
+  Returns:
+    The page. It asks a browser to load nothing, and has no script.
+
+  Raises:
+    ImportError: scipy or matplotlib is missing.
+    ValueError: as :func:`verdicts.examine`.
+  """
+  checks.optional_module("matplotlib.figure")
+  found = verdicts.examine(columns, column, window)
+  paragraphs = "\n".join(
+    f"<p>{html.escape(line)}</p>" for line in verdicts.sentences(found, columns)
+  )
+  figures = "\n".join(
+    _figure(caption, figure)
+    for caption, figure in pictures(found, columns).items()
+  )
+  rows = len(next(iter(columns.values())))
+  return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{html.escape(title)}: tails</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{html.escape(title)}</h1>
+<h2>Verdict</h2>
+<div id="verdict">
+{paragraphs}
+</div>
+<h2>Laws</h2>
+{_table(found)}
+<h2>Pictures</h2>
+<main>
+{figures}
+</main>
+<footer>{rows} rows; python -m htga_optax.diagnostics. p-values are by a
+parametric bootstrap of {verdicts.REPLICATIONS} samples with the law fitted
+again to each, and so at least {1 / (verdicts.REPLICATIONS + 1):g}; a law is
+rejected where either is below 2.5 %.</footer>
+</body>
+</html>
+"""
+
+
+def _figure(caption: str, figure: Any) -> str:
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format="png", dpi=110)
+  data = base64.b64encode(buffer.getvalue()).decode()
+  caption = html.escape(caption)
+  wide = ' class="wide"' if len(figure.axes) > 2 else ""
+  return (
+    f'<figure{wide}><img alt="{caption}" src="data:image/png;base64,{data}">'
+    f"<figcaption>{caption}</figcaption></figure>"
+  )
+
+
+def _table(found: verdicts.Verdict) -> str:
+  if not found.tests:
+    return "<p>None was tested.</p>"
+  rows = []
+  for test in found.tests:
+    index = test.fit.tail_index
+    numbers = (
+      f"{test.fit.n}",
+      f"{index:.2f}" if math.isfinite(index) else "none",
+      f"{test.ks:.3f}",
+      f"{test.ks_pvalue:.2f}",
+      f"{test.anderson_darling:.2f}",
+      f"{test.anderson_darling_pvalue:.2f}",
+      "rejected" if verdicts.rejected(test) else "not rejected",
+    )
+    cells = "".join(f'<td class="n">{cell}</td>' for cell in numbers)
+    rows.append(f"<tr><td>{html.escape(str(test.fit))}</td>{cells}</tr>")
+  heads = ("law", "values", "tail index", "KS", "p", "AD", "p", "at 5 %")
+  head = "".join(f"<th>{name}</th>" for name in heads)
+  return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> NoReturn:
+    sys.exit(f"diagnostics: {message}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """The command line; every failure is one line, and the exit status 1."""
+  parser = _Parser(
+    prog="python -m htga_optax.diagnostics",
+    description="A page on the tails of a run, from its log.",
+  )
+  parser.add_argument("log", help="CSV with a line of names, or JSON lines")
+  parser.add_argument("-o", "--output", default="report.html")
+  parser.add_argument(
+    "--column",
+    help=f"of norms, or signed; else one of {', '.join(verdicts.NORMS)}",
+  )
+  parser.add_argument(
+    "--window",
+    type=int,
+    default=verdicts.WINDOW,
+    help="last values for the verdict",
+  )
+  args = parser.parse_args(arguments)
+  output = pathlib.Path(args.output)
+  try:
+    if output.exists() and os.path.samefile(args.log, output):
+      raise ValueError(f"{output} is the log: name another page with -o.")
+    columns = logs.read(args.log)
+    title = pathlib.Path(args.log).name
+    page = report(columns, title, args.column, args.window)
+    output.write_text(page, "utf-8")
+    found = page.split('<div id="verdict">')[1].split("</div>")[0]
+    for line in found.strip().splitlines():
+      print(html.unescape(line.removeprefix("<p>").removesuffix("</p>")))
+    print(f"Page: {output}")
+  except (ValueError, OSError, ImportError) as error:
+    sys.exit(f"diagnostics: {str(error).splitlines()[0]}")
+
+
+if __name__ == "__main__":
+  main()

@@ -305,10 +305,11 @@ def _table(p: float, is_excess: bool) -> np.ndarray:
   of the indicator above the threshold counts.)
   """
   threshold = _NORMAL.inv_cdf(1 - p)
-  nodes, weights = np.polynomial.legendre.leggauss(400)
-  half = (9 - threshold) / 2
-  g = threshold + half * (nodes + 1)
-  weights = weights * half * np.exp(-(g**2) / 2) / math.sqrt(2 * math.pi)
+  nodes, weights = np.polynomial.legendre.leggauss(40)
+  half = (9 - threshold) / 20  # ten panels: 400 nodes at once take a second
+  g = threshold + half * (nodes + 1 + 2 * np.arange(10)[:, None]).ravel()
+  weights = np.tile(weights, 10) * half * np.exp(-(g**2) / 2)
+  weights /= math.sqrt(2 * math.pi)
   psi, variance = np.ones_like(g), p * (1 - p)
   if is_excess:
     survival = np.array([math.erfc(v / math.sqrt(2)) / 2 for v in g])

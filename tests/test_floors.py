@@ -11,18 +11,18 @@ import htga_optax
 
 PACKAGE = pathlib.Path(htga_optax.__file__).parent
 FLOORS = [
-  {"checks"},
+  {"checks", "logs"},
   {"estimators", "norms", "order_statistics", "readings", "stable"},
   {
     "coordinates",
     "curvature",
-    "diagnostics",
+    "fits",
     "gradient_noise",
     "hsgd",
     "intervals",
   },
-  {"streaming"},
-  {"exponentially_weighted"},
+  {"streaming", "landscape", "plots", "verdicts"},
+  {"exponentially_weighted", "diagnostics"},
   {
     "clipping",
     "modulation",

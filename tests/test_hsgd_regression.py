@@ -2,7 +2,6 @@
 
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -40,42 +39,16 @@ def sweep(monkeypatch):
 # -- goodness of fit --------------------------------------------------------
 
 
-@pytest.mark.parametrize("df", [1.5, 3, 8])
-def test_student_is_fitted_as_by_scipy(goodness, df):
-  x = 7 + 3 * stats.t(df).rvs(size=1000, random_state=0)
-  got = goodness.fit("Student t", np.float32(x)[None])
-  np.testing.assert_allclose(np.ravel(got), stats.t.fit(x), rtol=1e-2)
-
-
-@pytest.mark.parametrize("alpha", [1.05, 1.5, 1.95, 2.0])
-def test_stable_cdf_is_scipys(goodness, alpha):
-  x = np.float64([-300, -5, -1, 0, 0.3, 1, 2, 20])
-  expected = stats.levy_stable.cdf(x, alpha, 0)
-  got = goodness.stable_cdf(x, alpha)
-  np.testing.assert_allclose(got, expected, atol=2e-4)
-  p = np.float64([1e-3, 0.3, 0.9, 0.9999])
-  again = goodness.stable_cdf(goodness.stable_quantile(p, alpha), alpha)
-  np.testing.assert_allclose(again, p, rtol=1e-6)
-
-
-@pytest.mark.parametrize("alpha", [1.2, 1.7])
-def test_stable_is_fitted(goodness, alpha):
-  """Of 50000 values; in 20 seeds alpha and scale vary by 0.01."""
-  x = stats.levy_stable(alpha, 0).rvs(size=50_000, random_state=0)
-  got = goodness.fit("stable", np.float32(7 + 3 * x)[None])
-  np.testing.assert_allclose(np.ravel(got), [alpha, 7, 3], rtol=0.03)
-
-
 @pytest.mark.parametrize("name", ["Student t", "stable"])
 def test_a_family_is_rejected_as_often_as_stated(goodness, name):
   """P-values of 50 samples of the family are uniform, and there is power:
   against a law with a skew, as between these families it is small."""
   law = stats.t(2) if name == "Student t" else stats.levy_stable(1.5, 0)
   x = law.rvs(size=(50, 500), random_state=0)
-  verdict = goodness.judge(name, x, jax.random.key(0), replications=199)
+  verdict = goodness.judge(name, x, seed=0, replications=199)
   assert stats.kstest(verdict.pvalues, stats.uniform.cdf).pvalue > 1e-3
   x = stats.gumbel_r.rvs(size=(50, 500), random_state=0)
-  verdict = goodness.judge(name, x, jax.random.key(0), replications=199)
+  verdict = goodness.judge(name, x, seed=0, replications=199)
   assert np.mean(verdict.pvalues < 0.05) > 0.5
 
 

@@ -1,0 +1,215 @@
+r"""The loss around a point: slices of it, and the density of its curvatures.
+
+A slice is the loss at x + a d, or x + a d + b e, along random directions whose
+every filter has the length of the filter of x in the same place (Li et al.
+2018), since a network whose filters are large does not notice a small step:
+
+    d_f <- d_f |x_f| / |d_f|.
+
+The spectral density of a symmetric matrix H of n dimensions,
+
+    phi(s) = 1/n sum_i delta(s - lambda_i),
+
+is estimated from a few Lanczos runs (Lin, Saad and Yang 2016; Ghorbani et al.
+2019): T of a random unit vector v has eigenvalues theta_j and eigenvectors y_j,
+and the weights y_j[0]^2 at theta_j are those of a Gauss quadrature of
+v' f(H) v, whose mean over v is the integral of f phi.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from htga_optax import checks, curvature
+
+
+def filter_normalized(key: ArrayLike, params: Any) -> Any:
+  """A random direction whose filters are as long as those of the parameters.
+
+  A filter is a slice along the last axis, where Flax and Haiku have the
+  outputs of a layer. Leaves of fewer than two axes (biases, scales of
+  normalisation) do not move, as in the paper.
+
+  Args:
+    key: of `jax.random`.
+    params: real floating-point leaves.
+
+  Returns:
+    The direction, as `params`; a filter of zeros has one of zeros.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> from htga_optax import landscape
+    >>> params = {"w": jnp.ones([4, 3]) * jnp.arange(3), "b": jnp.ones(3)}
+    >>> d = landscape.filter_normalized(jax.random.key(0), params)
+    >>> print(jnp.linalg.norm(d["w"], axis=0).round(4), d["b"])
+    [0. 2. 4.] [0. 0. 0.]
+
+  References:
+    Li, Xu, Taylor, Studer and Goldstein (2018), Visualizing the loss landscape
+    of neural nets, NeurIPS (arXiv:1712.09913).
+  """
+  direction = curvature.sample_like(jax.random.normal, key, params)
+
+  def scaled(d, x):
+    if x.ndim < 2:
+      return jnp.zeros_like(x)
+    axes = tuple(range(x.ndim - 1))
+    d, wide = d.astype(jnp.float32), x.astype(jnp.float32)
+    lengths = [jnp.sqrt(jnp.sum(v * v, axes, keepdims=True)) for v in (wide, d)]
+    ratio = lengths[0] / jnp.where(lengths[1] > 0, lengths[1], 1.0)
+    return (d * ratio).astype(x.dtype)
+
+  return jax.tree.map(scaled, direction, params)
+
+
+def loss_slice(
+  loss_fn: Callable[[Any], jax.Array],
+  params: Any,
+  directions: Sequence[Any],
+  steps: ArrayLike,
+) -> jax.Array:
+  """The loss on a line or a square around the parameters.
+
+  Args:
+    loss_fn: (params) -> loss, []; under jit, once for each point, in turn.
+    params: the middle.
+    directions: one or two trees as `params`, of :func:`filter_normalized` say.
+    steps: how far along each, [m]; 1 is the length of the direction.
+
+  Returns:
+    The losses, float32 [m], or [m, m] with the second direction in columns.
+
+  Raises:
+    ValueError: `directions` are not one or two, or `steps` not [m].
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from htga_optax import landscape
+    >>> loss_fn = lambda x: jnp.sum(x**2)
+    >>> line = landscape.loss_slice(
+    ...   loss_fn, jnp.zeros(2), [jnp.ones(2)], jnp.arange(-2.0, 3)
+    ... )
+    >>> print(line)
+    [8. 2. 0. 2. 8.]
+  """
+  steps = jnp.asarray(steps, jnp.float32)
+  if len(directions) not in (1, 2):
+    raise ValueError(f"directions must be one or two, got {len(directions)}.")
+  if steps.ndim != 1:
+    raise ValueError(f"steps must be one-dimensional, got {steps.shape}.")
+  grid = jnp.meshgrid(*[steps] * len(directions), indexing="ij")
+  places = jnp.stack([g.ravel() for g in grid], axis=1)
+
+  def at(place):
+    moved = params
+    for step, direction in zip(place, directions):
+      moved = jax.tree.map(
+        lambda x, d, step=step: x + (step * d).astype(x.dtype),
+        moved,
+        direction,
+      )
+    return jnp.asarray(loss_fn(moved), jnp.float32)
+
+  losses = jax.jit(lambda places: jax.lax.map(at, places))(places)
+  return losses.reshape(grid[0].shape)
+
+
+class Density(NamedTuple):
+  """A spectral density, on points and as what it was made of.
+
+  Attributes:
+    points: eigenvalues at which it is given, float32 [points].
+    density: it, float32 [points]; its integral is 1.
+    nodes: of the quadratures, float32 [probes, num_matvecs].
+    weights: of the nodes, float32 [probes, num_matvecs]; they sum to 1 in each
+      row.
+  """
+
+  points: jax.Array
+  density: jax.Array
+  nodes: jax.Array
+  weights: jax.Array
+
+
+def spectral_density(
+  matvec: Callable[[Any], Any],
+  like: Any,
+  key: ArrayLike,
+  num_matvecs: int = 64,
+  probes: int = 8,
+  points: int = 1000,
+  width: ArrayLike | None = None,
+) -> Density:
+  """The density of the eigenvalues of a Hessian, by Lanczos quadrature.
+
+  Args:
+    matvec: the product with a symmetric matrix, see
+      :func:`curvature.hessian`.
+    like: a tree of the shapes of its vectors.
+    key: of `jax.random`, for the random vectors.
+    num_matvecs: products for each vector (static); their nodes resolve the
+      ends of the spectrum first.
+    probes: random vectors (static). The weight of a share p of the eigenvalues
+      has a relative error of about sqrt(2/(n p probes)).
+    points: at which the density is given (static).
+    width: standard deviation of the Gaussians that stand for the nodes, as a
+      share of the range of the spectrum; 1/`num_matvecs` if None. Nodes are
+      pi/2 of that apart in the middle, where smaller ones show as ripples.
+
+  Returns:
+    The :class:`Density`. It does not see that an eigenvalue of weight below
+    1/n is there, unless it is an outer one.
+
+  Raises:
+    TypeError, ValueError: a size is not a static integer of at least 1.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> from htga_optax import landscape
+    >>> eigenvalues = jnp.arange(400) >= 300  # 300 zeros and 100 ones
+    >>> found = landscape.spectral_density(
+    ...   lambda v: eigenvalues * v,
+    ...   jnp.zeros(400),
+    ...   jax.random.key(0),
+    ...   num_matvecs=4,
+    ...   width=0.01,
+    ... )
+    >>> spacing = found.points[1] - found.points[0]
+    >>> share = jnp.sum(found.density * (found.points > 0.5)) * spacing
+    >>> print(f"{share:.2f}")
+    0.25
+
+  References:
+    Lin, Saad and Yang (2016), Approximating spectral densities of large
+    matrices, SIAM Review 58(1). Ghorbani, Krishnan and Xiao (2019), An
+    investigation into neural net optimization via Hessian eigenvalue density,
+    ICML.
+  """
+  for name, size in (("probes", probes), ("points", points)):
+    checks.check_size(name, size)
+
+  def quadrature(key):
+    vector = curvature.sample_like(jax.random.normal, key, like)
+    t = curvature.lanczos(matvec, vector, num_matvecs)
+    off = t.off_diagonal[:-1]
+    matrix = jnp.diag(t.diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1)
+    nodes, vectors = jnp.linalg.eigh(matrix)
+    return nodes, vectors[0] ** 2
+
+  nodes, weights = jax.lax.map(quadrature, jax.random.split(key, probes))
+  # A space that was complete early has nodes without weight, far below.
+  used = weights > 1e-10
+  low = jnp.min(jnp.where(used, nodes, jnp.inf))
+  high = jnp.max(jnp.where(used, nodes, -jnp.inf))
+  size = jnp.maximum(high - low, 1e-6 * jnp.maximum(jnp.abs(high), 1e-30))
+  share = 1 / num_matvecs if width is None else width
+  sigma = jnp.asarray(share, jnp.float32) * size
+  at = jnp.linspace(low - 4 * sigma, high + 4 * sigma, points)
+  z = (at[:, None] - nodes.ravel()) / sigma
+  bumps = jnp.exp(-(z**2) / 2) / (sigma * jnp.sqrt(2 * jnp.pi))
+  density = bumps @ jnp.where(used, weights, 0.0).ravel() / probes
+  return Density(at, density, nodes, weights)
