@@ -194,8 +194,9 @@ def make_optimizer(
   """The six, one argument apart."""
   s = settings
   stop = s.noise_until * s.steps
-  # In units of Z, whose distribution function is inverted.
-  gate = s.scale * math.expm1(-math.log1p(-s.gate) / s.tail_index)
+  # The quantile of Z; the bounds are for what the package then refuses.
+  exponent = -math.log1p(-s.gate) / max(s.tail_index, 1e-3)
+  gate = s.scale * math.expm1(min(exponent, 700.0))
   return htga_optax.truncated_heavy_tailed_sgd(
     s.learning_rate,
     s.threshold if method.truncated else None,
@@ -213,19 +214,14 @@ def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
   return optax.softmax_cross_entropy_with_integer_labels(logits.T, labels)
 
 
-class Trainer:
-  """The functions that train and examine with one method, jitted."""
+class Examiner:
+  """What does not depend on the method, jitted: the net and its loss."""
 
-  def __init__(
-    self,
-    method: Method,
-    settings: Settings,
-    model: Callable[[jax.Array], nnx.Module],
-  ):
-    self.method, self.settings, self.model = method, settings, model
-    self.graphdef, _ = nnx.split(nnx.eval_shape(lambda: model(0)))
-    self.begin = jax.jit(self._begin)
-    self.advance = jax.jit(self._advance)
+  def __init__(self, model: Callable[[jax.Array], nnx.Module]):
+    self.graphdef, _ = nnx.split(
+      nnx.eval_shape(lambda: model(jax.random.key(0)))
+    )
+    self.begin = jax.jit(lambda key: nnx.state(model(key)))
     self.logits = jax.jit(self._logits)
     self.sharpness = jax.jit(self._sharpness)
 
@@ -238,18 +234,52 @@ class Trainer:
     blocks = lax.map(net, images.reshape(-1, BLOCK, *images.shape[1:]))
     return jnp.concatenate(list(blocks), axis=1)[:, :n]
 
-  def _begin(self, key):
-    params = nnx.state(self.model(key))
-    return params, make_optimizer(self.method, self.settings, key).init(params)
+  def _sharpness(self, params, key, problem):
+    """E |L(theta + nu) - L(theta)|."""
+    flat, unravel = flatten_util.ravel_pytree(params)
+
+    def loss(flat):
+      logits = self._logits(unravel(flat), problem.images)
+      return jnp.mean(losses(logits, problem.labels))
+
+    here = loss(flat)
+
+    def change(key):
+      return abs(loss(flat + DELTA * jax.random.normal(key, flat.shape)) - here)
+
+    return jnp.mean(lax.map(change, jax.random.split(key, DRAWS)))
+
+  def examine(self, params, problem: Problem, clean: int) -> dict[str, float]:
+    """The training loss, and the accuracies of both kinds of images."""
+    logits = np.asarray(self.logits(params, problem.images))
+    right = logits.argmax(0) == np.asarray(problem.labels)
+    return {
+      "loss": float(np.mean(losses(jnp.asarray(logits), problem.labels))),
+      "clean": float(np.mean(right[:clean])),
+      "wrong": float(np.mean(right[clean:])),
+    }
+
+  def test(self, params, images: np.ndarray, labels: np.ndarray) -> float:
+    """The share of images that are classified rightly."""
+    classes = np.asarray(self.logits(params, images)).argmax(0)
+    return float(np.mean(classes == labels))
+
+
+class Trainer:
+  """Training with one method: `advance` takes a chunk of steps, jitted."""
+
+  def __init__(self, method: Method, settings: Settings, examiner: Examiner):
+    self.method, self.settings, self.examiner = method, settings, examiner
+    self.advance = jax.jit(self._advance)
 
   def _advance(self, carry, key, start, problem):
-    """A chunk of steps: what is carried on, and the share of long ones."""
+    """What is carried on, and the share of the steps that were long."""
     s, method = self.settings, self.method
     tx = make_optimizer(method, s, key)
 
     def loss_fn(params, rows):
-      logits = self._logits(params, problem.images[rows])
-      return jnp.mean(losses(logits, problem.labels[rows]))
+      net = nnx.merge(self.examiner.graphdef, params)
+      return jnp.mean(losses(net(problem.images[rows]), problem.labels[rows]))
 
     def step(carry, number):
       params, state = carry
@@ -274,34 +304,6 @@ class Trainer:
     carry, long = lax.scan(step, carry, numbers)
     return carry, jnp.mean(long)
 
-  def _sharpness(self, params, key, problem):
-    flat, unravel = flatten_util.ravel_pytree(params)
-
-    def loss(flat):
-      logits = self._logits(unravel(flat), problem.images)
-      return jnp.mean(losses(logits, problem.labels))
-
-    here = loss(flat)
-
-    def change(key):
-      return abs(loss(flat + DELTA * jax.random.normal(key, flat.shape)) - here)
-
-    return jnp.mean(lax.map(change, jax.random.split(key, DRAWS)))
-
-  def examine(self, params, problem: Problem, clean: int) -> dict[str, float]:
-    """The training loss, and the accuracies of both kinds of images."""
-    logits = np.asarray(self.logits(params, problem.images))
-    right = logits.argmax(0) == np.asarray(problem.labels)
-    return {
-      "loss": float(np.mean(losses(jnp.asarray(logits), problem.labels))),
-      "clean": right[:clean].mean(),
-      "wrong": right[clean:].mean(),
-    }
-
-  def test(self, params, images: np.ndarray, labels: np.ndarray) -> float:
-    """The share of images that are classified rightly."""
-    return np.mean(np.argmax(self.logits(params, images), axis=0) == labels)
-
 
 class Results(NamedTuple):
   """All that was measured.
@@ -324,22 +326,25 @@ def train(
   tick: Callable[[], None],
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
   """One run: what it was after each chunk, and at the end."""
+  examiner = trainer.examiner
   problem = make_problem(dataset, clean, wrong, seed)
   key, sharpness_key = jax.random.split(jax.random.key(seed))
-  carry, log = trainer.begin(key), []
+  params = examiner.begin(key)
+  tx = make_optimizer(trainer.method, trainer.settings, key)
+  carry, log = (params, tx.init(params)), []
   chunk = trainer.settings.steps // CHUNKS
   some = dataset.x_test[:WATCHED], dataset.y_test[:WATCHED]
   for start in range(0, trainer.settings.steps, chunk):
     carry, long = trainer.advance(carry, key, start, problem)
-    log.append(trainer.examine(carry[0], problem, clean))
-    log[-1]["test"] = trainer.test(carry[0], *some)
+    log.append(examiner.examine(carry[0], problem, clean))
+    log[-1]["test"] = examiner.test(carry[0], *some)
     log[-1]["long"] = float(long)
     tick()
   final = {
     **log[-1],
-    "test": trainer.test(carry[0], dataset.x_test, dataset.y_test),
+    "test": examiner.test(carry[0], dataset.x_test, dataset.y_test),
     "long": float(np.mean([x["long"] for x in log])),
-    "sharpness": float(trainer.sharpness(carry[0], sharpness_key, problem)),
+    "sharpness": float(examiner.sharpness(carry[0], sharpness_key, problem)),
   }
   return log, final
 
@@ -350,7 +355,7 @@ def compare(
   """Trains with all methods and seeds, in threads, with a progress bar."""
   shape, classes = dataset.x_train.shape[1:], classes_of(dataset)
   model = lambda key: Net(shape, classes, nnx.Rngs(key))
-  stopped = threading.Event()
+  examiner, stopped = Examiner(model), threading.Event()
   pool = futures.ThreadPoolExecutor(args.threads)
   columns = (
     TextColumn("{task.description:8}"),
@@ -368,7 +373,9 @@ def compare(
         raise futures.CancelledError
 
     jobs: dict[str, list[futures.Future]] = {name: [] for name in args.methods}
-    trainers = {n: Trainer(METHODS[n], settings, model) for n in args.methods}
+    trainers = {
+      name: Trainer(METHODS[name], settings, examiner) for name in args.methods
+    }
     try:
       for seed in range(args.seeds):
         for name, trainer in trainers.items():
@@ -586,6 +593,14 @@ def share(text: str) -> float:
   return value
 
 
+def text_file(text: str) -> Path:
+  """An argument that must be a file that can be written."""
+  path = Path(text).expanduser()
+  if path.is_dir() or not os.access(path.parent, os.W_OK):
+    raise argparse.ArgumentTypeError(f"cannot write {text}")
+  return path
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
   """The command line."""
   parser = cli.Parser("truncated_noise", __doc__)
@@ -610,13 +625,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   add(
     "--output", type=cli.picture, default="truncated_noise.png", metavar="PNG"
   )
-  add("--report", type=Path, metavar="MD", help="a file that gets the table")
+  add(
+    "--report", type=text_file, metavar="MD", help="a file that gets the table"
+  )
   args = parser.parse_args(argv)
   args.steps = -(-args.steps // CHUNKS) * CHUNKS
   args.settings = Settings(*(getattr(args, k) for k in Settings._fields))
   try:
     if args.gate == 1:
       raise ValueError("gate must be below 1, got 1.0.")
+    # A schedule is not checked, so the scale is once without.
+    htga_optax.inflate_gradient_noise(0, args.tail_index, args.scale)
     make_optimizer(METHODS["Our 1"], args.settings, 0)
   except ValueError as error:
     parser.error(str(error))
