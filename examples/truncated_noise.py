@@ -108,6 +108,9 @@ LOOKS = {
 }
 
 
+MARKS = dict(zip(METHODS, "soDX^v"))
+
+
 class Net(nnx.Module):
   """Twice a 5x5 convolution to 10 channels and a pool, then 50 and classes.
 
@@ -419,10 +422,11 @@ def mean(values: np.ndarray, digits: int) -> str:
 
 HEADINGS = (
   ("test", "test accuracy, %", 100, 2),
-  ("clean", "training, right labels, %", 100, 1),
-  ("wrong", "training, random labels, %", 100, 1),
-  ("loss", "training loss", 1, 3),
-  ("sharpness", "expected sharpness x 1000", 1000, 2),
+  ("clean", "right labels learned, %", 100, 1),
+  ("wrong", "random labels learned, %", 100, 1),
+  ("loss", "training loss x 1000", 1000, 2),
+  ("sharpness", "sharpness x 1000", 1000, 3),
+  ("relative", "sharpness / loss", 1, 2),
   ("long", "steps of b or longer, %", 100, 1),
 )
 
@@ -436,6 +440,7 @@ def rows_of(results: Results) -> list[list[str]]:
   rows = [head]
   for name, final in results.final.items():
     row = [name]
+    final = final | {"relative": final["sharpness"] / final["loss"]}
     for quantity, _, unit, digits in HEADINGS:
       row.append(mean(unit * final[quantity], digits))
     if differ and name == "SB":
@@ -443,7 +448,7 @@ def rows_of(results: Results) -> list[list[str]]:
     elif differ:
       base = results.final["SB"]
       row.append(mean(100 * (final["test"] - base["test"]), 2))
-      row.append(mean(1000 * (final["sharpness"] - base["sharpness"]), 2))
+      row.append(mean(1000 * (final["sharpness"] - base["sharpness"]), 3))
     rows.append(row)
   return rows
 
@@ -517,58 +522,65 @@ def report(path: Path, command: str, results: Results, title: str) -> None:
 
 def draw(results: Results, path: Path, settings: Settings, title: str) -> None:
   """Writes the picture: two curves, and where all seeds end."""
-  figure = Figure(figsize=(11, 4.4), layout="constrained")
+  figure = Figure(figsize=(11, 4.6), layout="constrained")
   axes = figure.subplots(1, 3)
   steps = np.arange(1, CHUNKS + 1) * settings.steps / CHUNKS / 1000
-  for ax, quantity, label in (
-    (axes[0], "test", "test accuracy, %"),
-    (axes[1], "wrong", "random labels learned, %"),
-  ):
-    for name, curves in results.curves.items():
-      values = 100 * curves[quantity]
-      colour = LOOKS[name]["color"]
-      ax.fill_between(
-        steps, values.min(0), values.max(0), color=colour, alpha=0.12, lw=0
-      )
-      ax.plot(steps, np.median(values, 0), label=name, **LOOKS[name])
-    ax.axvline(
-      settings.noise_until * settings.steps / 1000, color="0.5", ls=":"
-    )
-    ax.set(xlabel="thousands of steps", ylabel=label)
-    ax.margins(x=0)
+  for name, curves in results.curves.items():
+    for ax, quantity in ((axes[0], "test"), (axes[1], "wrong")):
+      values, look = 100 * curves[quantity], LOOKS[name]
+      low, high = values.min(0), values.max(0)
+      ax.fill_between(steps, low, high, color=look["color"], alpha=0.12, lw=0)
+      ax.plot(steps, np.median(values, 0), label=name, **look)
   for name, final in results.final.items():
     x, y = final["sharpness"], 100 * final["test"]
-    colour = LOOKS[name]["color"]
-    mark = {"color": colour, "marker": MARKS[name], "ls": ""}
-    axes[2].plot(x, y, markersize=4, alpha=0.45, **mark)
-    axes[2].plot(x.mean(), y.mean(), markersize=10, mec="white", **mark)
-  axes[2].set(
-    xscale="log", xlabel="expected sharpness", ylabel="test accuracy, %"
-  )
+    mark = {"color": LOOKS[name]["color"], "marker": MARKS[name], "ls": ""}
+    axes[2].plot(x, y, markersize=4, alpha=0.5, **mark)
+    look = {"markersize": 10, "markeredgecolor": "white", "zorder": 3}
+    axes[2].plot(np.exp(np.mean(np.log(x))), y.mean(), **look, **mark)
+  for ax in axes[:2]:
+    stop = settings.noise_until * settings.steps / 1000
+    ax.axvline(stop, color="0.4", lw=1, ls=":")
+    ax.margins(x=0)
+    ax.set_xlabel("thousands of steps; noise until the dotted line")
+  axes[0].set_ylabel("test accuracy, %")
+  axes[1].set_ylabel("random labels learned, %")
+  axes[2].set(xscale="log", xlabel="expected sharpness")
+  axes[2].set_ylabel("test accuracy, %")
+  leave_out(axes, results)
   headings = (
     "(a) test accuracy, median and range",
     "(b) random labels learned by heart",
-    "(c) seeds (small) and their means",
+    "(c) at the end: seeds, and means",
   )
   for ax, heading in zip(axes, headings):
     ax.set_title(heading, loc="left", fontsize="medium")
     ax.grid(alpha=0.25)
     ax.spines[["top", "right"]].set_visible(False)
   figure.suptitle(title)
-  handles = axes[0].get_lines()
-  handles = [x for x in handles if not x.get_label().startswith("_")]
-  figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+  lines = [x for x in axes[0].get_lines() if x.get_label() in METHODS]
+  for line, mark in zip(lines, map(MARKS.get, results.final)):
+    line.set(marker=mark, markevery=4, markersize=5)
+  figure.legend(handles=lines, loc="outside lower center", ncols=len(lines))
   figure.savefig(path, dpi=100)
 
 
-MARKS = {
-  "LB": "s",
-  "SB": "o",
-  "SB+Clip": "D",
-  "SB+Noise": "X",
-  "Our 1": "^",
-  "Our 2": "v",
-}
+def leave_out(axes, results: Results) -> None:
+  """Ends the axes of accuracy and sharpness where methods that learn do."""
+  ends = {n: np.median(f["test"]) for n, f in results.final.items()}
+  learned = [n for n in ends if ends[n] > max(ends.values()) / 2]
+  curves = np.concatenate([results.curves[n]["test"] for n in learned])
+  finals = np.concatenate([results.final[n]["test"] for n in learned])
+  for ax, values in ((axes[0], curves), (axes[2], finals)):
+    low, high = 100 * values.min(), 100 * values.max()
+    margin = 0.06 * (high - low) + 0.1
+    ax.set_ylim(low - margin, high + margin)
+  sharp = np.concatenate([results.final[n]["sharpness"] for n in learned])
+  sharp = sharp[np.isfinite(sharp) & (sharp > 0)]
+  if len(sharp):
+    axes[2].set_xlim(sharp.min() / 1.4, sharp.max() * 1.4)
+  if lost := [f"{n}: {100 * ends[n]:.0f} %" for n in ends if n not in learned]:
+    text = {"transform": axes[0].transAxes, "fontsize": "small", "va": "bottom"}
+    axes[0].text(0.03, 0.02, "below: " + ", ".join(lost), **text)
 
 
 def methods(text: str) -> list[str]:
@@ -691,11 +703,11 @@ def run(args: argparse.Namespace, command: str) -> Results:
   draw(results, args.output, args.settings, title)
   table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
   table.title_justify = "left"
-  head, *rows = rows_of(results)
+  head, *rows = zip(*rows_of(results))  # a method a column, which is narrower
   for i, heading in enumerate(head):
     table.add_column(heading, justify="right" if i else "left")
   for row in rows:
-    table.add_row(*(cell.replace(" ± ", "\n± ") for cell in row))
+    table.add_row(row[0], *(cell.replace(" ± ", "\n± ") for cell in row[1:]))
   console = Console(markup=False)
   console.print(table)
   console.print(reading(results))
