@@ -106,8 +106,6 @@ LOOKS = {
   "Our 1": {"color": "#0072B2", "linestyle": "-"},
   "Our 2": {"color": "#D55E00", "linestyle": "-"},
 }
-
-
 MARKS = dict(zip(METHODS, "soDX^v"))
 
 
@@ -278,7 +276,7 @@ class Trainer:
   def _advance(self, carry, key, start, problem):
     """What is carried on, and the share of the steps that were long."""
     s, method = self.settings, self.method
-    tx = make_optimizer(method, s, key)
+    tx = make_optimizer(method, s, 0)  # the key of its noise is in its state
 
     def loss_fn(params, rows):
       net = nnx.merge(self.examiner.graphdef, params)
@@ -331,9 +329,9 @@ def train(
   """One run: what it was after each chunk, and at the end."""
   examiner = trainer.examiner
   problem = make_problem(dataset, clean, wrong, seed)
-  key, sharpness_key = jax.random.split(jax.random.key(seed))
+  key, sharpness_key, noise_key = jax.random.split(jax.random.key(seed), 3)
   params = examiner.begin(key)
-  tx = make_optimizer(trainer.method, trainer.settings, key)
+  tx = make_optimizer(trainer.method, trainer.settings, noise_key)
   carry, log = (params, tx.init(params)), []
   chunk = trainer.settings.steps // CHUNKS
   some = dataset.x_test[:WATCHED], dataset.y_test[:WATCHED]
