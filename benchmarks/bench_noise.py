@@ -106,7 +106,7 @@ def test_step_with_noise_over_sgd(race, name, noise):
     f"a step of CNN (1M), 32 images: `chain(sgd, {name})` over `sgd`",
     step_of(optax.chain(optax.sgd(0.01), noise)),
     step_of(optax.sgd(0.01)),
-    rounds=60,
+    rounds=20,
   )
 
 
@@ -123,5 +123,5 @@ def test_truncated_step_over_sgd(race, gate):
     f" `truncated_heavy_tailed_sgd(0.01, 0.25{closed})` over `sgd`",
     step_of(tx, noise=True),
     step_of(optax.sgd(0.01)),
-    rounds=60,
+    rounds=20,
   )
