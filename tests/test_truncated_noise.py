@@ -46,12 +46,11 @@ SMALL = ["--dataset", "toy.npz", "--clean", "50", "--wrong", "10"]
 
 
 def test_the_net_is_the_one_of_11330_parameters(example):
-  """Valid convolutions and max pools, as XLA has them."""
-  from flax import nnx
-
-  net = example.Net((28, 28, 1), 10, nnx.Rngs(0))
-  leaves = jax.tree.leaves(nnx.state(net))
-  assert sum(x.size for x in leaves) == 11_330
+  """Valid convolutions and max pools, as XLA has them; in blocks of images."""
+  model = lambda key: example.Net((28, 28, 1), 10, example.nnx.Rngs(key))
+  examiner = example.Examiner(model)
+  params = examiner.begin(jax.random.key(0))
+  assert sum(x.size for x in jax.tree.leaves(params)) == 11_330
 
   def layer(x, linear):
     kernel = linear.kernel[...].reshape(5, 5, -1, 10)
@@ -65,23 +64,20 @@ def test_the_net_is_the_one_of_11330_parameters(example):
     )
     return jax.nn.relu(y)
 
-  images = np.random.default_rng(0).integers(0, 256, (7, 28, 28, 1), np.uint8)
-  x = layer(layer(images / np.float32(255), net.conv1), net.conv2)
-  x = jnp.transpose(x, (3, 1, 2, 0)).reshape(160, 7)  # channels first
-  x = jax.nn.relu(net.dense(x.T))
+  @jax.jit
+  def expected(params, images):
+    net = example.nnx.merge(examiner.graphdef, params)
+    x = layer(layer(images / jnp.float32(255), net.conv1), net.conv2)
+    x = jnp.transpose(x, (0, 3, 1, 2)).reshape(-1, 160)  # channels first
+    return net.head(jax.nn.relu(net.dense(x))).T
+
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (130, 28, 28, 1), np.uint8)
+  logits = examiner.logits(params, images)
+  assert logits.shape == (10, 130)
   # Sums of at most 250 products of order 1, in another order.
-  np.testing.assert_allclose(net(images).T, net.head(x), rtol=1e-4, atol=1e-5)
-
-
-def test_images_are_classified_in_blocks(example, arrays):
-  from flax import nnx
-
-  model = lambda key: example.Net((16, 16, 1), 2, nnx.Rngs(key))
-  examiner = example.Examiner(model)
-  params = examiner.begin(jax.random.key(0))
-  images = np.concatenate([arrays["x_train"], arrays["x_test"]])[..., None]
   np.testing.assert_allclose(
-    examiner.logits(params, images), model(jax.random.key(0))(images), rtol=1e-4
+    logits, expected(params, images), rtol=1e-4, atol=1e-5
   )
 
 
