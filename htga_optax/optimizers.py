@@ -389,7 +389,8 @@ def ahtsgd(
 
   What it does not do: choose the scale. The noise is on every parameter, so the
   length of a step's noise grows with the number d of parameters, at alpha = 2
-  as :math:`\sigma \sqrt{2 \eta d}`.
+  as :math:`\sigma \sqrt{2 \eta d}`. Nor does it bound a jump unless told to: a
+  single one ended runs of `examples/zero_init.py`, and with `threshold` none.
 
   Args:
     learning_rate: :math:`\eta`, a number or a schedule.
