@@ -44,6 +44,9 @@ NAMES = (
   "rate_scale",
   "tail_quantile",
   "exceedance_count",
+  "sharpness",
+  "noise_tail_index",
+  "inflation",
 )
 Write = Callable[[int, dict[str, np.generic]], None]
 Sink = contextlib.AbstractContextManager[Write]

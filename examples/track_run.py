@@ -33,7 +33,16 @@ with cli.one_line("track_run"):
 
   import htga_optax
 
-LINES = ("loss", "gradient norm", "tail index", "amplification")
+LINES = (
+  "loss",
+  "gradient norm",
+  "tail index",
+  "amplification",
+  "rate scale",
+  "sharpness",
+  "noise tail index",
+  "inflation",
+)
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -87,7 +96,7 @@ def plain_sink(console: Console) -> Iterator[sinks.Write]:
   """A line per reading."""
 
   def write(step, values):
-    texts = (f"{name} {text(name, values)}" for name in LINES)
+    texts = (f"{name} {text(name, values)}" for name in lines(values))
     console.print(f"step {step}", *texts, sep="  ", soft_wrap=True)
 
   yield write
@@ -95,7 +104,7 @@ def plain_sink(console: Console) -> Iterator[sinks.Write]:
 
 @contextlib.contextmanager
 def live_sink(console: Console, steps: int) -> Iterator[sinks.Write]:
-  """A progress bar, and a line with a sparkline for each of `LINES`."""
+  """A progress bar, and a line with a sparkline for each of `lines`."""
   progress = Progress(
     TextColumn("step {task.completed}/{task.total}"),
     BarColumn(),
@@ -111,7 +120,7 @@ def live_sink(console: Console, steps: int) -> Iterator[sinks.Write]:
     def write(step, values):
       past.append(values)
       table = Table.grid(padding=(0, 2))
-      for name in LINES:
+      for name in lines(values):
         line = sparkline([number(name, values) for values in past])
         table.add_row(name, line.ljust(width), text(name, values))
       progress.update(bar, completed=step)
@@ -120,10 +129,19 @@ def live_sink(console: Console, steps: int) -> Iterator[sinks.Write]:
     yield write
 
 
+def lines(values: dict) -> list[str]:
+  """Those of `LINES` that there is a number for."""
+  return [name for name in LINES if key(name) in values]
+
+
+def key(name: str) -> str:
+  """The reading of a line."""
+  return {"gradient norm": "update_norm"}.get(name, name.replace(" ", "_"))
+
+
 def number(name: str, values: dict) -> float:
   """What a line shows."""
-  key = {"gradient norm": "update_norm"}.get(name, name.replace(" ", "_"))
-  return float(values[key])
+  return float(values[key(name)])
 
 
 def text(name: str, values: dict) -> str:

@@ -1,0 +1,402 @@
+"""Training on many devices, on many hosts, and through crashes.
+
+Curves of different ways, and of different numbers of devices, are compared to
+1e-4 relatively: averages over devices are summed in another order, and 24 steps
+with momentum let the rounding of float32, 1e-7, grow. A resumed run is compared
+bit for bit.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+OPTIMIZERS = ("htga", "tail_index_sgd", "ahtsgd", "truncated_heavy_tailed_sgd")
+
+for package in ("flax", "orbax.checkpoint", "rich", "sklearn"):
+  pytest.importorskip(package)
+
+
+@pytest.fixture(autouse=True)
+def path_of_examples(monkeypatch):
+  monkeypatch.syspath_prepend(EXAMPLES)
+
+
+def trainer(way, optimizer, devices, **kwargs):
+  import data
+  import training
+
+  settings = training.Settings(window_size=16, noise=1e-3)
+  return training.WAYS[way](
+    data.load("digits"),
+    "mlp",
+    optimizer,
+    settings,
+    batch_size=16,
+    width=16,
+    devices=jax.devices()[:devices],
+    **kwargs,
+  )
+
+
+def curve(run, state=None, first=0, last=24):
+  """The logs of these steps, from a logical state, and the one after them."""
+  start, logs = run.place(run.start() if state is None else state), []
+  for _, end, log in run.train(start, first, last):
+    state = end
+    logs.append(run.read(log))
+  logs = {k: np.stack([log[k] for log in logs]) for k in logs[0]}
+  return logs, run.logical(state)
+
+
+@functools.cache
+def one_device(optimizer):
+  """A trainer, its state before the first step, on the host, and its curve."""
+  run = trainer("jit", optimizer, 1)
+  start = jax.device_get(run.start())
+  return start, curve(run, jax.device_put(start, run.shardings))
+
+
+def assert_close(one, other):
+  for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other)):
+    np.testing.assert_allclose(
+      jax.device_get(x), jax.device_get(y), rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("way", ["jit", "fsdp", "shard_map", "pmap"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_way_is_one_device(optimizer, way):
+  start, one = one_device(optimizer)
+  assert one[0]["loss"][-1] < one[0]["loss"][0]
+  run = trainer(way, optimizer, 8)
+  assert_close(one, curve(run, jax.device_put(start, run.shardings)))
+
+
+def test_a_start_does_not_depend_on_devices():
+  start, _ = one_device("htga")
+  for x, y in zip(
+    jax.tree.leaves(start), jax.tree.leaves(trainer("fsdp", "htga", 8).start())
+  ):
+    np.testing.assert_array_equal(x, jax.device_get(y))
+
+
+def test_a_run_goes_on_elsewhere(tmp_path):
+  """Other ways and numbers of devices; the same curve."""
+  import checkpoints
+
+  _, (whole, _) = one_device("htga")
+  moves = [("jit", 1, 8), ("fsdp", 8, 16), ("pmap", 4, 24)]
+  first, losses = 0, []
+  for way, devices, last in moves:
+    run = trainer(way, "htga", devices)
+    saved = checkpoints.Checkpoints(tmp_path, run.abstract, {"seed": 0})
+    found = saved.restore()
+    assert (found or [0])[0] == first
+    logs, state = curve(run, found and found[1], first, last)
+    losses.append(logs["loss"])
+    saved.save(last, state)
+    saved.close()
+    first = last
+  assert_close(whole["loss"], np.concatenate(losses))
+
+
+def test_large_parameters_are_split():
+  run = trainer("fsdp", "htga", 8)
+  state = run.start()
+  parts = {x.shape: x.addressable_data(0).shape for x in jax.tree.leaves(state)}
+  assert parts[64, 16] == (8, 16)
+  assert parts[16, 10] == (16, 10)  # too small
+  trace = state["opt_state"][-1][0].trace  # the momentum, where its weights are
+  where = lambda tree: [x.sharding for x in jax.tree.leaves(tree)]
+  assert where(trace) == where(state["params"])
+
+
+def test_the_batch_divides_over_the_devices():
+  with pytest.raises(ValueError, match="got 16 rows for 3"):
+    trainer("jit", "htga", 3)
+
+
+def test_batches_are_a_function_of_seed_and_step():
+  import training
+
+  order = np.concatenate([training.rows(10, 4, 0, step) for step in range(5)])
+  assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
+  assert list(order[:10]) != list(order[10:])
+  np.testing.assert_array_equal(training.rows(10, 4, 0, 3), order[12:16])
+  assert list(training.rows(10, 10, 1, 0)) != list(order[:10])
+
+
+# -- the command ------------------------------------------------------------
+
+
+def environment():
+  env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+  path = os.pathsep.join([str(ROOT), env.get("PYTHONPATH", "")])
+  return env | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+
+
+def command(*args):
+  small = ["--model", "mlp", "--width", "16", "--window-size", "16"]
+  return [sys.executable, str(EXAMPLES / "train.py"), *small, *map(str, args)]
+
+
+def trained(*args):
+  """What the command prints; it must end well."""
+  done = subprocess.run(
+    command(*args), capture_output=True, text=True, env=environment()
+  )
+  assert done.returncode == 0, done.stderr + done.stdout
+  return done.stdout
+
+
+def fails(*args):
+  """The one line with which the command fails."""
+  done = subprocess.run(
+    command(*args), capture_output=True, text=True, env=environment()
+  )
+  assert done.returncode == 1, done.stderr + done.stdout
+  lines = done.stderr.strip().splitlines()
+  assert len(lines) == 1 and lines[0].startswith("train: "), done.stderr
+  return lines[0]
+
+
+def losses(path):
+  return np.genfromtxt(path, delimiter=",", names=True)["loss"]
+
+
+@pytest.mark.parametrize(
+  "way, processes, optimizer",
+  [
+    ("jit", 2, "htga"),
+    *(
+      pytest.param(way, processes, "ahtsgd", marks=pytest.mark.slow)
+      for way in ("jit", "fsdp", "shard_map", "pmap")
+      for processes in (2, 4)
+    ),
+  ],
+)
+def test_many_processes_are_one(way, processes, optimizer, tmp_path):
+  args = ["--optimizer", optimizer, "--steps", 20, "--log-every", 1]
+  trained(*args, "--csv", tmp_path / "one.csv")
+  trained(
+    *(*args, "--csv", tmp_path / "many.csv", "--parallel", way),
+    *("--processes", processes, "--devices", 4 // processes),
+  )
+  one, many = losses(tmp_path / "one.csv"), losses(tmp_path / "many.csv")
+  assert len(one) == len(many) == 20
+  np.testing.assert_allclose(one, many, rtol=1e-4)
+
+
+DIES = """
+import os, pathlib, signal, sys
+sys.path.insert(0, {examples!r})
+import jax, train, training
+steps = training.Trainer.train
+def dying(*args):
+  index = jax.process_index()
+  pathlib.Path(f"{folder}/{{index}}").write_text(str(os.getpid()))
+  for step in steps(*args):
+    if step[0] == 20 and index == 1:
+      os.kill(os.getpid(), signal.SIGKILL)
+    yield step
+training.Trainer.train = dying
+train.main()
+"""
+
+
+def test_a_process_that_dies_stops_the_others(tmp_path):
+  """At once, with one line that says which one; and none is left over."""
+  script = tmp_path / "train.py"
+  script.write_text(DIES.format(examples=str(EXAMPLES), folder=tmp_path))
+  more = ["--processes", "2", "--steps", str(10**6), "--log-every", "1000000"]
+  _, _, *rest = command(*more)
+  done = subprocess.run(
+    [sys.executable, str(script), *rest],
+    capture_output=True,
+    text=True,
+    env=environment(),
+    timeout=300,
+  )
+  assert done.returncode == 1
+  assert done.stderr == (
+    "train: process 1 of 2 was ended by signal 9; the others were stopped.\n"
+  )
+  assert not any(alive(int((tmp_path / i).read_text())) for i in "01")
+
+
+def alive(pid):
+  try:
+    os.kill(pid, 0)
+  except ProcessLookupError:
+    return False
+  return True
+
+
+# -- crashes ----------------------------------------------------------------
+
+
+def saved(folder):
+  """The last checkpoint, as arrays."""
+  import orbax.checkpoint as ocp
+
+  with ocp.CheckpointManager(folder) as manager:
+    step = manager.latest_step()
+    return step, manager.restore(
+      step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+    ).state
+
+
+def assert_same_bits(one, other):
+  assert jax.tree.structure(one) == jax.tree.structure(other)
+  for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other)):
+    x, y = np.asarray(x), np.asarray(y)
+    assert (x.dtype, x.tobytes()) == (y.dtype, y.tobytes())
+
+
+def killed_until_done(args, folder, kills):
+  """Kills the command at random moments; then lets it end.
+
+  Every fifth time it is killed while it starts, else after new checkpoints,
+  about one more of which is written in the time that it has.
+  """
+  rng, steps = random.Random(0), lambda: set(folder.glob("[0-9]*[0-9]"))
+  for i in range(kills):
+    before = steps()
+    process = subprocess.Popen(
+      command(*args),
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+      env=environment(),
+    )
+    while i % 5 < 4 and steps() <= before:
+      time.sleep(0.05)
+      assert process.poll() is None, "ended before it was killed"
+    time.sleep(rng.uniform(0, 0.5 if i % 5 < 4 else 6))
+    assert process.poll() is None, "ended before it was killed"
+    process.kill()
+    process.wait()
+  trained(*args)
+
+
+@pytest.mark.parametrize(
+  "optimizer, kills, steps",
+  [
+    ("htga", 1, 1000),
+    pytest.param("ahtsgd", 20, 10_000, marks=pytest.mark.slow),
+  ],
+)
+def test_a_killed_run_ends_as_one_that_was_not(
+  optimizer, kills, steps, tmp_path
+):
+  args = ["--optimizer", optimizer, "--steps", steps, "--log-every", 10]
+  args += ["--devices", 2, "--checkpoint-every", 50]
+  folders = {name: tmp_path / name for name in ("whole", "killed")}
+  for name, folder in folders.items():
+    run = [*args, "--checkpoint", folder, "--csv", f"{folder}.csv"]
+    if name == "whole":
+      trained(*run)
+    else:
+      killed_until_done(run, folder, kills)
+  assert saved(folders["whole"])[0] == steps
+  assert_same_bits(saved(folders["whole"]), saved(folders["killed"]))
+  whole, killed = (
+    pathlib.Path(f"{folder}.csv").read_text() for folder in folders.values()
+  )
+  assert whole == killed
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("run") / "checkpoints"
+  trained(
+    *("--steps", 20, "--checkpoint-every", 10, "--checkpoint", folder),
+  )
+  return folder
+
+
+@pytest.fixture
+def checkpoints(finished, tmp_path):
+  """A copy of the checkpoints of 20 steps, and a function that opens them."""
+  import shutil
+
+  import checkpoints
+
+  run = trainer("jit", "htga", 1)
+  shutil.copytree(finished, tmp_path / "checkpoints")
+
+  def restore(abstract=run.abstract, **arguments):
+    text = (finished / "20/run/metadata").read_text()
+    saved = json.loads(text)["arguments"]
+    opened = checkpoints.Checkpoints(
+      tmp_path / "checkpoints", abstract, saved | arguments
+    )
+    try:
+      return opened.restore()
+    finally:
+      opened.close()
+
+  restore.folder, restore.run = tmp_path / "checkpoints", run
+  restore.error = checkpoints.CheckpointError
+  return restore
+
+
+def test_a_checkpoint_is_read(checkpoints):
+  step, state = checkpoints()
+  assert step == 20
+  assert jax.tree.structure(state) == jax.tree.structure(
+    checkpoints.run.abstract
+  )
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "no data", "no list"])
+def test_a_damaged_checkpoint_is_one_line(checkpoints, damage, capfd):
+  files = (checkpoints.folder / "20/state").glob("ocdbt.process_0/d/*")
+  largest = max(files, key=lambda file: file.stat().st_size)
+  content = bytearray(largest.read_bytes())
+  if damage == "flip":  # which orbax reads without an error
+    content[len(content) // 2] ^= 4
+    largest.write_bytes(content)
+  elif damage == "cut":
+    largest.write_bytes(content[: len(content) // 2])
+  elif damage == "no data":
+    largest.unlink()
+  else:
+    (checkpoints.folder / "20/run/metadata").write_text("{")
+  with pytest.raises(checkpoints.error) as raised:
+    checkpoints()
+  message = str(raised.value)
+  assert message.startswith(f"{checkpoints.folder}/20 is damaged (")
+  assert message.endswith("): remove it to go on from step 10.")
+  assert "\n" not in message
+  assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_checkpoint_of_another_run_is_one_line(checkpoints):
+  with pytest.raises(checkpoints.error, match=r"--seed 0, and this one has 1"):
+    checkpoints(seed=1)
+
+
+def test_a_checkpoint_of_another_version_is_one_line(checkpoints):
+  older = checkpoints.run.abstract | {"more": jax.ShapeDtypeStruct((), np.int32)}
+  with pytest.raises(
+    checkpoints.error, match=r"more was none and is int32\[\]"
+  ):
+    checkpoints(older)
+
+
+def test_errors_are_one_line(tmp_path):
+  assert "3 rows for 2" in fails("--batch-size", 3, "--devices", 2)
+  folder = tmp_path / "file"
+  folder.write_text("")
+  assert "file" in fails("--checkpoint", folder)
