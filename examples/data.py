@@ -1,15 +1,28 @@
-"""Image data sets for the examples, as NumPy arrays.
+"""Images and text for the examples, as NumPy arrays.
 
     digits                              comes with scikit-learn, no network
     mnist, fashion_mnist, cifar10       the official TensorFlow Datasets
     PATH.npz                            x_train, y_train, x_test, y_test
 
-TensorFlow is needed once, to prepare a data set of the second line; it is then
-read without. What can go wrong on the user's side is a `DataError`, a sentence.
+    tiny_shakespeare                    characters, by TensorFlow Datasets too
+    ptb                                 words, from your ptb.train.txt, ptb.test.txt
+    PATH.txt                            characters; the last tenth is the test set
+
+TensorFlow is needed once, to prepare a data set of TensorFlow Datasets; it is
+then read without. The Penn Treebank is licensed and not downloaded: its two
+files, plain or with .gz, are those of Mikolov's language models.
+
+Tokens are numbered in the order of the sorted symbols of the training text.
+What only the test text has counts as `UNKNOWN`; where the training text does
+not have that itself, as the Penn Treebank does, it is one symbol more, which no
+model is taught.
+
+What can go wrong on the user's side is a `DataError`, a sentence.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
+import gzip
 import importlib.util
 import logging
 from pathlib import Path
@@ -21,6 +34,11 @@ import cli
 import numpy as np
 
 TFDS_NAMES = ("mnist", "fashion_mnist", "cifar10")
+TEXT_NAMES = ("tiny_shakespeare", "ptb")
+IMAGES = ", ".join(("digits", *TFDS_NAMES)) + " or a PATH.npz"
+TEXT = ", ".join(TEXT_NAMES) + " or a PATH.txt"
+UNKNOWN = "<unk>"
+END = "<eos>"  # of a line, where tokens are words
 
 
 class DataError(Exception):
@@ -28,21 +46,37 @@ class DataError(Exception):
 
 
 class Dataset(NamedTuple):
-  """Images, uint8 [n, height, width, channels], and classes, int32 [n]."""
+  """Images or windows of text, and what is to be guessed of each.
+
+  Of images, x is uint8 [n, height, width, channels] and y the class, int32 [n].
+  Of text, x and y are int32 [n, length], tokens and the next tokens, and
+  `vocabulary` has the symbol of each token.
+  """
 
   x_train: np.ndarray
   y_train: np.ndarray
   x_test: np.ndarray
   y_test: np.ndarray
   name: str
+  vocabulary: tuple[str, ...] = ()
+
+  @property
+  def classes(self) -> int:
+    """How many values y may take."""
+    largest = max(y.max() for y in (self.y_train, self.y_test))
+    return len(self.vocabulary) or int(largest) + 1
 
 
-def load(name: str, data_dir: str | None = None) -> Dataset:
-  """Loads a data set.
+def load(name: str, data_dir: str | None = None, length: int = 64) -> Dataset:
+  """Loads a data set, of images or of text.
 
   Args:
-    name: "digits", one of `TFDS_NAMES`, or the path of an .npz file.
-    data_dir: where TFDS keeps its data sets; None for its own default.
+    name: "digits", one of `TFDS_NAMES` or `TEXT_NAMES`, or the path of an .npz
+      or .txt file.
+    data_dir: where TFDS keeps its data sets, None for its own default; of ptb,
+      where its files are.
+    length: of a window of text, 1 or more tokens. Windows follow one another
+      without overlap; what is left at the end is dropped.
 
   Returns:
     The data set.
@@ -53,12 +87,35 @@ def load(name: str, data_dir: str | None = None) -> Dataset:
   """
   if name == "digits":
     return _digits()
-  if name in TFDS_NAMES:
-    return _tfds(name, data_dir)
   if name.endswith(".npz"):
     return _npz(Path(name).expanduser())
-  known = ", ".join(("digits", *TFDS_NAMES))
-  raise DataError(f"unknown data set {name!r}: take {known} or a PATH.npz.")
+  if name in TFDS_NAMES:
+    train, test = _tfds(name, data_dir)
+    columns = [
+      np.stack([row[key] for row in rows])
+      for rows in (train, test)
+      for key in ("image", "label")
+    ]
+    return _checked(*columns, name)
+  if name == "tiny_shakespeare":
+    train, test = (rows[0]["text"].decode() for rows in _tfds(name, data_dir))
+    return _windows(train, test, length, name)
+  if name == "ptb":
+    train, test = (_words(_ptb(part, data_dir)) for part in ("train", "test"))
+    return _windows(train, test, length, name)
+  if name.endswith(".txt"):
+    path = Path(name).expanduser()
+    text = _read_text(path)
+    start = len(text) - len(text) // 10
+    return _windows(text[:start], text[start:], length, path.stem)
+  raise DataError(f"unknown data set {name!r}: take {IMAGES}, for text {TEXT}.")
+
+
+def load_images(name: str, data_dir: str | None = None) -> Dataset:
+  """`load` for an example that takes images only; text is a `DataError`."""
+  if name in TEXT_NAMES or name.endswith(".txt"):
+    raise DataError(f"{name} is text, and images are needed: take {IMAGES}.")
+  return load(name, data_dir)
 
 
 @contextlib.contextmanager
@@ -101,7 +158,8 @@ def _npz(path: Path) -> Dataset:
 
 
 @needs("tfds")
-def _tfds(name: str, data_dir: str | None) -> Dataset:
+def _tfds(name: str, data_dir: str | None) -> tuple[list[dict], list[dict]]:
+  """The examples of the training set and of the test set."""
   import tensorflow_datasets as tfds
 
   logging.getLogger("absl").setLevel(logging.ERROR)
@@ -109,13 +167,12 @@ def _tfds(name: str, data_dir: str | None) -> Dataset:
     builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     if not builder.is_prepared():
       _prepare(builder)
-    train, test = _read(builder, "train"), _read(builder, "test")
+    return _read(builder, "train"), _read(builder, "test")
   except (DataError, ImportError):
     raise
   except Exception as error:  # whatever file systems and formats may raise
     why = f"{cli.first_line(error)}; another --data-dir may help."
     raise DataError(f"TFDS cannot read {name}: {why}") from error
-  return _checked(*train, *test, name)
 
 
 def _prepare(builder) -> None:
@@ -135,18 +192,68 @@ def _prepare(builder) -> None:
   builder.download_and_prepare()
 
 
-def _read(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
-  """The images and labels of a split, in blocks, with a progress line."""
+def _read(builder, split: str) -> list[dict]:
+  """The examples of a split, in blocks, with a progress line."""
   from rich.progress import track
 
   source = builder.as_data_source(split)
   starts = range(0, len(source), 1000)
-  images, labels = [], []
+  rows = []
   for start in track(starts, f"reading {builder.name}, {split}"):
-    rows = source.__getitems__(range(len(source))[start : start + 1000])
-    images += [row["image"] for row in rows]
-    labels += [row["label"] for row in rows]
-  return np.stack(images), np.asarray(labels)
+    rows += source.__getitems__(range(len(source))[start : start + 1000])
+  return rows
+
+
+def _ptb(part: str, data_dir: str | None) -> Path:
+  """Where the training or test text of the Penn Treebank is."""
+  names = f"ptb.{part}.txt", f"ptb.{part}.txt.gz"
+  for name in names if data_dir else ():
+    if (path := Path(data_dir).expanduser() / name).exists():
+      return path
+  where = data_dir or "the folder that --data-dir names"
+  raise DataError(
+    f"ptb is not downloaded: it needs ptb.train.txt and ptb.test.txt, or"
+    f" those with .gz, in {where}."
+  )
+
+
+def _words(path: Path) -> list[str]:
+  """The words of a text and the ends of its lines."""
+  return _read_text(path).replace("\n", f" {END} ").split()
+
+
+def _read_text(path: Path) -> str:
+  try:
+    unzip = gzip.open if path.suffix == ".gz" else open
+    with unzip(path, "rt", encoding="utf-8") as file:
+      return file.read()
+  except (UnicodeDecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    raise DataError(f"{path} is no UTF-8 text: {error}.") from error
+  except OSError as error:
+    raise DataError(f"{path}: {error.strerror or error}.") from error
+
+
+def _windows(
+  train: Sequence[str], test: Sequence[str], length: int, name: str
+) -> Dataset:
+  """Symbols as tokens, in windows that do not overlap."""
+  vocabulary = sorted(set(train))
+  if UNKNOWN not in vocabulary and not set(test) <= set(vocabulary):
+    vocabulary.append(UNKNOWN)
+  tokens = {symbol: token for token, symbol in enumerate(vocabulary)}
+  arrays = []
+  for part, symbols in (("training", train), ("test", test)):
+    count = (len(symbols) - 1) // length
+    if count < 1:
+      got = f"{len(symbols)} tokens, too few for a window of {length}"
+      raise DataError(f"the {part} text of {name} has {got}.")
+    unknown = tokens.get(UNKNOWN)
+    text = np.asarray([tokens.get(symbol, unknown) for symbol in symbols])
+    text = text.astype(np.int32)
+    for first in (0, 1):
+      windows = text[first : first + count * length]
+      arrays.append(windows.reshape(count, length))
+  return Dataset(*arrays, name, tuple(vocabulary))
 
 
 def _checked(x_train, y_train, x_test, y_test, name: str) -> Dataset:

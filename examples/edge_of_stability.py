@@ -345,7 +345,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace) -> list[Run]:
   """Everything, from the data to the picture and its page."""
   clock = time.perf_counter()
-  dataset = data.load(args.dataset, args.data_dir)
+  dataset = data.load_images(args.dataset, args.data_dir)
   runs = compare(args, dataset)
   eta = args.learning_rate
   title = (

@@ -36,6 +36,7 @@ with cli.one_line("quickstart"):
   from jax import lax
   import jax.numpy as jnp
   from matplotlib.figure import Figure
+  import models
   import numpy as np
   import optax
   from rich import box
@@ -58,42 +59,6 @@ LOOKS = {
   "AdamW": {"color": "#009E73", "linestyle": (0, (6, 1.5, 1.2, 1.5))},
   "HTGA": {"color": "#D55E00", "linestyle": "-"},
 }
-
-
-class CNN(nnx.Module):
-  """Two 3x3 convolutions and two dense layers, for images of any size.
-
-  A convolution is a product of patches and a matrix here: under `vmap` over
-  seeds, XLA's own is a grouped one, six times slower on a CPU.
-  """
-
-  def __init__(self, shape: tuple[int, ...], classes: int, rngs: nnx.Rngs):
-    height, width, channels = shape
-    self.strides = (1 if min(height, width) < 16 else 2, 2)
-    for stride in self.strides:
-      height, width = -(-height // stride), -(-width // stride)
-    self.conv1 = nnx.Linear(9 * channels, 16, rngs=rngs)
-    self.conv2 = nnx.Linear(9 * 16, 32, rngs=rngs)
-    self.dense = nnx.Linear(height * width * 32, 64, rngs=rngs)
-    self.head = nnx.Linear(64, classes, rngs=rngs)
-
-  def __call__(self, images: jax.Array) -> jax.Array:
-    """Logits [n, classes] of images, uint8 [n, height, width, channels]."""
-    x = images.astype(jnp.float32) / 255
-    x = nnx.relu(self.conv1(patches(x, self.strides[0])))
-    x = nnx.relu(self.conv2(patches(x, self.strides[1])))
-    return self.head(nnx.relu(self.dense(x.reshape(len(x), -1))))
-
-
-def patches(x: jax.Array, stride: int) -> jax.Array:
-  """The 3x3 patches of x padded with zeros, side by side as channels."""
-  height, width = x.shape[1:3]
-  x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-  corners = [(i, j) for i in range(3) for j in range(3)]
-  return jnp.concatenate(
-    [x[:, i : i + height : stride, j : j + width : stride] for i, j in corners],
-    axis=-1,
-  )
 
 
 def make_optimizers(
@@ -203,8 +168,8 @@ def compare(
 ) -> dict[str, Run]:
   """Trains with all optimizers, in turns of `CHUNK` steps, and tests."""
   train = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
-  shape, classes = train[0].shape[1:], 1 + max(y.max() for y in dataset[1:4:2])
-  model = lambda key: CNN(shape, classes, nnx.Rngs(key))
+  shape, classes = train[0].shape[1:], dataset.classes
+  model = lambda key: models.CNN(shape, classes, nnx.Rngs(key))
   graphdef = nnx.split(nnx.eval_shape(lambda: model(0)))[0]
   keys = jax.random.split(jax.random.key(0), seeds)
   params = jax.jit(jax.vmap(lambda key: nnx.state(model(key))))(keys)
@@ -423,7 +388,7 @@ def run(args: argparse.Namespace) -> None:
       f"quickstart: warning: no tail index in fewer than {WINDOW_SIZE} steps.",
       file=sys.stderr,
     )
-  dataset = data.load(args.dataset, args.data_dir)
+  dataset = data.load_images(args.dataset, args.data_dir)
   runs = compare(
     dataset, args.optimizers, args.steps, args.batch_size, args.seeds
   )

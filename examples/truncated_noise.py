@@ -691,7 +691,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(args: argparse.Namespace, command: str) -> Results:
   """One comparison, from the data to the picture."""
-  dataset = data.load(args.dataset, args.data_dir)
+  dataset = data.load_images(args.dataset, args.data_dir)
   check(dataset, args)
   results = compare(dataset, args.settings, args)
   title = (

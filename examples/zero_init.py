@@ -470,7 +470,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace) -> list[Part]:
   """Everything, from the data to the picture and its page."""
   clock = time.perf_counter()
-  dataset = data.load(args.dataset, args.data_dir)
+  dataset = data.load_images(args.dataset, args.data_dir)
   plan, parts = compare(args, dataset)
   zero, *usual = parts
   title = (

@@ -1,0 +1,386 @@
+"""Seven Flax models for the examples, of images and of tokens.
+
+    model        takes   default width      parameters
+    mlp          images  128                  118,282  of MNIST
+    lenet        images  6                     61,706  of MNIST
+    cnn          images  16                   105,866  of MNIST
+    resnet18     images  64                11,173,962  of CIFAR-10
+    vgg11        images  64                 9,228,362  of CIFAR-10
+    lstm         tokens  128                  279,873  of tiny_shakespeare
+    transformer  tokens  128                  421,697  of tiny_shakespeare
+
+The numbers are checked by `pytest tests/test_models.py -k parameters`.
+
+All state is `nnx.Param`, so that the loss is a pure function of parameters and
+batch: no dropout, and group or layer norm in place of batch norm, whose
+statistics differ between a batch on one device and its eighths on eight.
+
+Convolutions are XLA's own but for the cnn, which is the one to take on a CPU
+where steps run in a `lax.scan`, a `lax.cond` or a `vmap` over seeds: there
+XLA's are many times slower (jax issue 12868).
+"""
+
+import functools
+import math
+from typing import Protocol
+
+from flax import nnx
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+pool = functools.partial(
+  nnx.max_pool, window_shape=(2, 2), strides=(2, 2), padding="SAME"
+)
+
+
+class Example(Protocol):
+  """What `make` asks of an example: an array, or its shape and dtype."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Of one example, without a batch axis."""
+    ...
+
+
+def make(
+  name: str,
+  example: Example,
+  classes: int,
+  rngs: nnx.Rngs,
+  width: int | None = None,
+) -> nnx.Module:
+  """A model that fits an example.
+
+  >>> x = np.zeros([16, 8, 8, 1], np.uint8)
+  >>> model = make("lenet", x[0], classes=10, rngs=nnx.Rngs(0))
+  >>> model(x).shape
+  (16, 10)
+
+  Args:
+    name: one of `MODELS`.
+    example: one example, for its shape: an image [height, width, channels], or
+      tokens [length], of which the transformer takes no more later.
+    classes: how many there are; of tokens, the size of the vocabulary.
+    rngs: for the initial weights.
+    width: channels of the first layer, with which all others grow, or units of
+      every layer; None for the default in the table above.
+
+  Returns:
+    The model: uint8 [n, height, width, channels], scaled inside, to logits [n,
+    classes], or int32 [n, length] to logits [n, length, classes] of the next
+    tokens, each from those up to its own place. All float32.
+
+  Raises:
+    ValueError: the name is not known, the width is not positive, or the model
+      does not fit the example.
+  """
+  if name not in MODELS:
+    known = ", ".join(MODELS)
+    raise ValueError(f"unknown model {name!r}: take one of {known}.")
+  if width is not None and width < 1:
+    raise ValueError(f"width must be 1 or more, got {width}.")
+  shape = tuple(example.shape)
+  kind = {3: "images", 1: "tokens"}.get(len(shape))
+  if kind is None:
+    wanted = "[height, width, channels] or [length]"
+    raise ValueError(f"an example must be {wanted}, got {list(shape)}.")
+  fitting = IMAGE_MODELS if kind == "images" else TOKEN_MODELS
+  if name not in fitting:
+    raise ValueError(f"{name} does not take {kind}: {', '.join(fitting)} do.")
+  if name == "vgg11" and min(shape[:2]) < VGG11.smallest:
+    least, got = VGG11.smallest, f"{shape[0]}x{shape[1]}"
+    others = ", ".join(other for other in fitting if other != name)
+    raise ValueError(
+      f"vgg11 takes images of {least}x{least} and more, got {got}:"
+      f" {others} take any."
+    )
+  chosen = {} if width is None else {"width": width}
+  return MODELS[name](shape, classes, rngs, **chosen)
+
+
+def unit(images: jax.Array) -> jax.Array:
+  """Pixels, uint8, as float32 in [0, 1]."""
+  return images.astype(jnp.float32) / 255
+
+
+class MLP(nnx.Module):
+  """Two hidden layers, for images of any size."""
+
+  def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 128):
+    self.dense1 = nnx.Linear(math.prod(shape), width, rngs=rngs)
+    self.dense2 = nnx.Linear(width, width, rngs=rngs)
+    self.head = nnx.Linear(width, classes, rngs=rngs)
+
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Logits [n, classes] of images, uint8 [n, height, width, channels]."""
+    x = unit(images).reshape(len(images), -1)
+    return self.head(nnx.relu(self.dense2(nnx.relu(self.dense1(x)))))
+
+
+class CNN(nnx.Module):
+  """Two 3x3 convolutions and two dense layers, for images of any size.
+
+  A convolution is a product of patches and a matrix here: under `vmap` over
+  seeds, XLA's own is a grouped one, six times slower on a CPU.
+  """
+
+  def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 16):
+    rows, columns, channels = shape
+    self.strides = (1 if min(rows, columns) < 16 else 2, 2)
+    for stride in self.strides:
+      rows, columns = -(-rows // stride), -(-columns // stride)
+    self.conv1 = nnx.Linear(9 * channels, width, rngs=rngs)
+    self.conv2 = nnx.Linear(9 * width, 2 * width, rngs=rngs)
+    self.dense = nnx.Linear(rows * columns * 2 * width, 4 * width, rngs=rngs)
+    self.head = nnx.Linear(4 * width, classes, rngs=rngs)
+
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Logits [n, classes] of images, uint8 [n, height, width, channels]."""
+    x = unit(images)
+    x = nnx.relu(self.conv1(patches(x, self.strides[0])))
+    x = nnx.relu(self.conv2(patches(x, self.strides[1])))
+    return self.head(nnx.relu(self.dense(x.reshape(len(x), -1))))
+
+
+def patches(x: jax.Array, stride: int) -> jax.Array:
+  """The 3x3 patches of x padded with zeros, side by side as channels."""
+  height, width = x.shape[1:3]
+  x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+  corners = [(i, j) for i in range(3) for j in range(3)]
+  return jnp.concatenate(
+    [x[:, i : i + height : stride, j : j + width : stride] for i, j in corners],
+    axis=-1,
+  )
+
+
+class LeNet(nnx.Module):
+  """LeNet-5 with today's ReLU and max pooling, for images of any size.
+
+  From 28x28 on the layers are LeCun's, 5x5 convolutions of 6 and 16 channels
+  and dense layers of 120 and 84. Images smaller than his 32x32 are padded
+  before the first convolution; smaller than 28x28, before the second as well.
+  """
+
+  def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 6):
+    smallest = min(shape[:2])
+    conv = functools.partial(nnx.Conv, kernel_size=(5, 5), rngs=rngs)
+    padding1 = "SAME" if smallest < 32 else "VALID"
+    padding2 = "SAME" if smallest < 28 else "VALID"
+    channels = 8 * width // 3
+    self.conv1 = conv(shape[-1], width, padding=padding1)
+    self.conv2 = conv(width, channels, padding=padding2)
+    rows, columns = shape[:2]
+    for padding in (padding1, padding2):
+      lost = 4 if padding == "VALID" else 0
+      rows, columns = (-(-(size - lost) // 2) for size in (rows, columns))
+    self.dense1 = nnx.Linear(rows * columns * channels, 20 * width, rngs=rngs)
+    self.dense2 = nnx.Linear(20 * width, 14 * width, rngs=rngs)
+    self.head = nnx.Linear(14 * width, classes, rngs=rngs)
+
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Logits [n, classes] of images, uint8 [n, height, width, channels]."""
+    x = pool(nnx.relu(self.conv1(unit(images))))
+    x = pool(nnx.relu(self.conv2(x)))
+    x = nnx.relu(self.dense1(x.reshape(len(x), -1)))
+    return self.head(nnx.relu(self.dense2(x)))
+
+
+class ConvNorm(nnx.Module):
+  """A convolution without bias, and group norm with 16 channels a group.
+
+  Where 16 does not divide the channels, a group has what both have in common.
+  """
+
+  def __init__(
+    self, inputs: int, outputs: int, rngs: nnx.Rngs, size: int = 3, stride=1
+  ):
+    self.conv = nnx.Conv(
+      inputs, outputs, (size, size), stride, use_bias=False, rngs=rngs
+    )
+    group = math.gcd(outputs, 16)
+    self.norm = nnx.GroupNorm(outputs, None, group, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[n, height, width, inputs] to [n, height, width, outputs] / stride."""
+    return self.norm(self.conv(x))
+
+
+class Block(nnx.Module):
+  """The basic block of a residual network (He et al., 2015)."""
+
+  def __init__(self, inputs: int, outputs: int, stride: int, rngs: nnx.Rngs):
+    self.conv1 = ConvNorm(inputs, outputs, rngs, stride=stride)
+    self.conv2 = ConvNorm(outputs, outputs, rngs)
+    same = stride == 1 and inputs == outputs
+    skip = lambda: ConvNorm(inputs, outputs, rngs, size=1, stride=stride)
+    self.skip = None if same else skip()
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[n, height, width, inputs] to [n, height, width, outputs] / stride."""
+    skipped = x if self.skip is None else self.skip(x)
+    return nnx.relu(skipped + self.conv2(nnx.relu(self.conv1(x))))
+
+
+class ResNet18(nnx.Module):
+  """ResNet-18 with the 3x3 stem usual for CIFAR, for images of any size."""
+
+  def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 64):
+    self.stem = ConvNorm(shape[-1], width, rngs)
+    blocks, inputs = [], width
+    for stage in range(4):
+      outputs = width * 2**stage
+      for stride in (1 if stage == 0 else 2, 1):
+        blocks.append(Block(inputs, outputs, stride, rngs))
+        inputs = outputs
+    self.blocks = nnx.Sequential(*blocks)
+    self.head = nnx.Linear(inputs, classes, rngs=rngs)
+
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Logits [n, classes] of images, uint8 [n, height, width, channels]."""
+    x = self.blocks(nnx.relu(self.stem(unit(images))))
+    return self.head(jnp.mean(x, axis=(1, 2)))
+
+
+class VGG11(nnx.Module):
+  """VGG-11's convolutions and, as usual for CIFAR, one dense layer.
+
+  Its five poolings leave a single pixel of images of 32x32. What is left of
+  larger ones is averaged; smaller than 17x17, the last would pool nothing.
+  """
+
+  smallest = 17
+
+  def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 64):
+    layers, inputs = [], shape[-1]
+    for factors in ((1,), (2,), (4, 4), (8, 8), (8, 8)):
+      for factor in factors:
+        layers += [ConvNorm(inputs, factor * width, rngs), nnx.relu]
+        inputs = factor * width
+      layers.append(pool)
+    self.layers = nnx.Sequential(*layers)
+    self.head = nnx.Linear(inputs, classes, rngs=rngs)
+
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Logits [n, classes] of images, uint8 [n, height, width, channels]."""
+    return self.head(jnp.mean(self.layers(unit(images)), axis=(1, 2)))
+
+
+def vectors(rngs: nnx.Rngs, count: int, width: int) -> nnx.Param:
+  """Gaussian vectors of mean square length 1, [count, width]."""
+  return nnx.Param(jax.random.normal(rngs(), [count, width]) / width**0.5)
+
+
+class Embedding(nnx.Module):
+  """A vector for every token."""
+
+  def __init__(self, tokens: int, width: int, rngs: nnx.Rngs):
+    self.table = vectors(rngs, tokens, width)
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """[n, length] to [n, length, width]."""
+    of = jax.typeof(tokens).sharding  # a mesh of explicit axes wants to be told
+    sharding = NamedSharding(of.mesh, PartitionSpec(*of.spec, None))
+    return self.table.at[tokens].get(out_sharding=sharding)
+
+
+class LSTMLayer(nnx.Module):
+  """A layer of long short-term memory, over the sequence by `lax.scan`.
+
+  With i, f, g, o of x_t W + h_(t-1) U + b, and s the logistic function:
+
+      c_t = s(f + 1) c_(t-1) + s(i) tanh(g),   h_t = s(o) tanh(c_t)
+  """
+
+  def __init__(self, width: int, rngs: nnx.Rngs):
+    self.inputs = nnx.Linear(width, 4 * width, rngs=rngs)
+    self.hidden = nnx.Linear(width, 4 * width, use_bias=False, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[n, length, width] to [n, length, width]."""
+
+    def step(carry, gates):
+      h, c = carry
+      i, f, g, o = jnp.split(gates + self.hidden(h), 4, axis=-1)
+      c = nnx.sigmoid(f + 1) * c + nnx.sigmoid(i) * jnp.tanh(g)
+      h = nnx.sigmoid(o) * jnp.tanh(c)
+      return (h, c), h
+
+    start = jnp.zeros_like(x[:, 0])  # sharded as x is
+    gates = jnp.swapaxes(self.inputs(x), 0, 1)
+    return jnp.swapaxes(lax.scan(step, (start, start), gates)[1], 0, 1)
+
+
+class LSTM(nnx.Module):
+  """Embedding, two LSTM layers, head."""
+
+  def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 128):
+    self.embedding = Embedding(classes, width, rngs)
+    self.layer1 = LSTMLayer(width, rngs)
+    self.layer2 = LSTMLayer(width, rngs)
+    self.head = nnx.Linear(width, classes, rngs=rngs)
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """Logits [n, length, classes] of tokens, int32 [n, length]."""
+    return self.head(self.layer2(self.layer1(self.embedding(tokens))))
+
+
+class Attention(nnx.Module):
+  """Causal self-attention in heads of 32."""
+
+  def __init__(self, width: int, rngs: nnx.Rngs):
+    self.head_size = math.gcd(width, 32)
+    self.inputs = nnx.Linear(width, 3 * width, rngs=rngs)
+    self.outputs = nnx.Linear(width, width, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[n, length, width] to [n, length, width]."""
+    heads = (*x.shape[:-1], -1, self.head_size)
+    q, k, v = (y.reshape(heads) for y in jnp.split(self.inputs(x), 3, axis=-1))
+    y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+    return self.outputs(y.reshape(x.shape))
+
+
+class TransformerBlock(nnx.Module):
+  """Attention and two dense layers, each after a norm and added to x."""
+
+  def __init__(self, width: int, rngs: nnx.Rngs):
+    self.norm1 = nnx.LayerNorm(width, rngs=rngs)
+    self.attention = Attention(width, rngs)
+    self.norm2 = nnx.LayerNorm(width, rngs=rngs)
+    self.dense1 = nnx.Linear(width, 4 * width, rngs=rngs)
+    self.dense2 = nnx.Linear(4 * width, width, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[n, length, width] to [n, length, width]."""
+    x = x + self.attention(self.norm1(x))
+    return x + self.dense2(nnx.gelu(self.dense1(self.norm2(x))))
+
+
+class Transformer(nnx.Module):
+  """A decoder: embeddings of tokens and places, two blocks, norm, head."""
+
+  def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 128):
+    self.embedding = Embedding(classes, width, rngs)
+    self.places = vectors(rngs, *shape, width)
+    self.block1 = TransformerBlock(width, rngs)
+    self.block2 = TransformerBlock(width, rngs)
+    self.norm = nnx.LayerNorm(width, rngs=rngs)
+    self.head = nnx.Linear(width, classes, rngs=rngs)
+
+  def __call__(self, tokens: jax.Array) -> jax.Array:
+    """Logits [n, length, classes] of tokens, int32 [n, length]."""
+    x = self.embedding(tokens) + self.places[: tokens.shape[1]]
+    return self.head(self.norm(self.block2(self.block1(x))))
+
+
+IMAGE_MODELS = {
+  "mlp": MLP,
+  "lenet": LeNet,
+  "cnn": CNN,
+  "resnet18": ResNet18,
+  "vgg11": VGG11,
+}
+TOKEN_MODELS = {"lstm": LSTM, "transformer": Transformer}
+MODELS = IMAGE_MODELS | TOKEN_MODELS
