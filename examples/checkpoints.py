@@ -47,9 +47,13 @@ class Checkpoints:
       arguments: those of the run, for JSON, without which another result comes
         out; not those that say on how many devices it runs.
       keep: how many checkpoints stay.
+
+    Raises:
+      OSError: the folder cannot be made.
     """
     self.folder = Path(folder).expanduser().absolute()
     self.abstract, self.arguments = abstract, arguments
+    self.folder.mkdir(parents=True, exist_ok=True)
     self.manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(

@@ -77,47 +77,41 @@ def train(args: argparse.Namespace, console: Console) -> None:
     args.batch_size,
     args.width,
   )
-  count, processes = len(trainer.devices), jax.process_count()
   console.print(
-    f"{dataset.name}, {args.model}, {args.optimizer}: {args.parallel} on {count}"
-    f" device{'s' * (count > 1)}"
-    + f" of {processes} processes"
-    * (processes > 1),
+    f"{dataset.name}, {args.model}, {args.optimizer}; {args.parallel},"
+    f" devices: {len(trainer.devices)}, processes: {jax.process_count()}",
     soft_wrap=True,
   )
 
-  first, logical, saved = 0, None, None
+  first, state, saved = 0, None, None
   if args.checkpoint:
     run = {name: getattr(args, name) for name in OF_THE_RUN}
     saved = checkpoints.Checkpoints(args.checkpoint, trainer.abstract, run)
     if found := saved.restore():
-      first, logical = found
+      first, state = found
       console.print(f"goes on from step {first}, of {saved.folder}")
   if args.csv and jax.process_index() == 0:
     rewind(args.csv, first)
-  steps = trainer.train(
-    trainer.place(trainer.start() if logical is None else logical),
-    first,
-    args.steps,
-  )
-  del logical  # is donated
+  state = trainer.place(trainer.start() if state is None else state)
 
   clock = time.perf_counter()
   with contextlib.ExitStack() as stack:
     if saved:
       stack.callback(saved.close)
     log = stack.enter_context(sinks.logger(*chosen(args, console)))
-    for done, state, values in steps:
-      last = done == args.steps
-      if done % args.log_every == 0 or last:
+    for step in range(first, args.steps):
+      state, values = trainer.step(state, trainer.batch(step))
+      done = step + 1
+      if done % args.log_every == 0 or done == args.steps:
         log(done, trainer.read(values))
-      if saved and (done % args.checkpoint_every == 0 or last):
+      if saved and (done % args.checkpoint_every == 0 or done == args.steps):
         saved.save(done, trainer.logical(state))
   seconds = time.perf_counter() - clock
   loss, accuracy = trainer.test(trainer.logical(state))
   console.print(
     f"test loss {loss:.4f}, accuracy {100 * accuracy:.2f}%;"
-    f" {args.steps - first} steps in {seconds:.1f} s, compilation included"
+    f" {max(args.steps - first, 0)} steps in {seconds:.1f} s, compilation"
+    " included"
   )
 
 

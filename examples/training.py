@@ -6,16 +6,17 @@
     pmap        the same in JAX's older way, which is in maintenance upstream
 
 One train step serves all. Under `jax.jit` arrays are whole, wherever their
-parts are, and averages are averages. Under `jax.shard_map` and `jax.pmap` a step sees
-a part of the batch and names the axis of the devices: the loss is averaged
-inside of what is differentiated, and so are gradients, which is right in both.
-Noise is drawn from a key that all devices have: it is the same on each.
+parts are, and averages are averages. Under `jax.shard_map` and `jax.pmap` a
+step sees a part of the batch and names the axis of the devices: the loss is
+averaged inside of what is differentiated, and so are gradients, which is right
+in both. Noise is drawn from a key that all devices have: it is the same on
+each.
 
 A state as it is saved does not know of devices: `Trainer.logical` is the whole
 state in arrays of all processes, and `Trainer.place` lays it out.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import functools
 from typing import Any, NamedTuple
 
@@ -327,14 +328,6 @@ class Trainer:
       name: (self.put(x[part]), self.put(y[part]))
       for name, part in parts.items()
     }
-
-  def train(
-    self, state: Any, first: int, last: int
-  ) -> Iterator[tuple[int, Any, dict[str, jax.Array]]]:
-    """Yields (steps done, state, log) after each step from `first` on."""
-    for done in range(first, last):
-      state, log = self.step(state, self.batch(done))
-      yield done + 1, state, log
 
   def test(self, logical: Any) -> tuple[float, float]:
     """Mean loss, in nats, and accuracy, of the test set."""
