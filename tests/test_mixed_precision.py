@@ -33,8 +33,8 @@ def test_bfloat16_trains(name, dtype):
   is where an error in a weight is below 2^-7/0.1 = 0.08: an excess of
   6 * 0.08^2/2 = 0.02. Parameters in float32 come closer, down to what rounding
   them for the products does, which is 1e-4, and to the noise of the batches.
-  The norms are those of the gradients to 2^-8, since XLA may leave out roundings
-  to bfloat16 within a step.
+  The norms are those of the gradients to 2^-8, since XLA may leave out
+  roundings to bfloat16 within a step.
   """
   tx = runs.OPTIMIZERS[name]()
 
