@@ -1,0 +1,358 @@
+"""Runs in which steps go wrong, and runs that are long."""
+
+import functools
+import gc
+
+import cases
+from cases import given
+import chex
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+import runs
+from scipy import signal
+
+import htga_optax
+from htga_optax import (
+  exponentially_weighted,
+  gradient_noise,
+  order_statistics,
+  streaming,
+)
+
+LARGEST_COUNT = np.iinfo(np.int32).max
+
+
+def is_finite(tree):
+  floats = [
+    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in floats]))
+
+
+# -- faults -----------------------------------------------------------------
+
+
+def faults_of(steps, quiet_from, seed=0):
+  """What is added to the gradients: in 1 percent of the steps not 0, after the
+  first hundred and up to `quiet_from`."""
+  rng = np.random.default_rng(seed)
+  kinds = np.float32([np.nan, np.inf, -np.inf, 1e30, -1e30])
+  faults = np.where(rng.random(steps) < 0.01, rng.choice(kinds, steps), 0)
+  faults[:100] = faults[quiet_from:] = 0
+  return faults.astype(np.float32)
+
+
+def run_with(tx):
+  """A jitted run under faults [steps]: what is left of it, and its course."""
+
+  def step(carry, at):
+    params, state, finite = carry
+    batch, fault = at
+    grads, others = runs.gradient(params, batch)
+    value_fn = others["value_fn"]
+    updates, state = tx.update(
+      jax.tree.map(lambda g: g + fault, grads),
+      state,
+      params,
+      noise_updates=jax.tree.map(lambda g: g + fault, others["noise_updates"]),
+      value_fn=lambda p: value_fn(p) * (1 + fault),
+    )
+    params = optax.apply_updates(params, updates)
+    finite &= is_finite((params, state))
+    norm = optax.tree.get(state, "update_norm", jnp.float32(0.0))
+    return (params, state, finite), (runs.excess(params), norm)
+
+  def run(faults):
+    params = runs.params()
+    start = params, tx.init(params), jnp.bool(True)
+    return scan(start, (runs.batches(len(faults)), faults))
+
+  scan = jax.jit(functools.partial(lax.scan, step))
+  return run
+
+
+@pytest.mark.parametrize(
+  "steps", [6_000, pytest.param(100_000, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("clipped", [False, True], ids=["bare", "clipped"])
+@pytest.mark.parametrize("name", runs.OPTIMIZERS)
+def test_a_run_gets_over_its_faults(name, clipped, steps):
+  """Parameters and state are finite after every step. Two thousand steps after
+  the last fault the run is where one without faults is: the tail index is that
+  of the window, and so are the parameters, where no noise is drawn that depends
+  on how many steps were taken.
+
+  Bare, a gradient of 1e30 is a step like any other. That the parameters come
+  back from it is due to the model, which is linear.
+  """
+  tx = runs.OPTIMIZERS[name]()
+  if clipped:
+    tx = optax.chain(htga_optax.clip_by_tail_quantile(0.01, 64, 16), tx)
+  faults = faults_of(steps, quiet_from=steps - 2000)
+  run = run_with(tx)
+  (params, state, finite), (excess, norms) = run(faults)
+  (wanted, _, _), (usual_excess, usual_norms) = run(np.zeros_like(faults))
+  assert finite
+
+  # Medians, since single steps of the noisy ones are far away.
+  level, usual = np.median(excess[-1000:]), np.median(usual_excess[-1000:])
+  assert level < 1e-3 and 0.5 < level / usual < 2
+  if clipped:  # it never went up
+    assert np.max(excess[200:]) < 2 * np.max(usual_excess[200:])
+
+  if name in runs.WITH_A_WINDOW:
+    last = np.float64(norms[-runs.WINDOW_SIZE :])
+    np.testing.assert_allclose(
+      optax.tree.get(state, "tail_index"),
+      reference.hill(last, runs.K),
+      rtol=1e-4,
+    )
+    np.testing.assert_allclose(last, usual_norms[-len(last) :], rtol=1e-2)
+    chex.assert_trees_all_close(params, wanted, atol=1e-3)
+    if not clipped:
+      count = optax.tree.get(state, "nonfinite_count")
+      assert count == np.sum(~np.isfinite(faults))
+
+
+# -- long runs --------------------------------------------------------------
+
+STEPS, BLOCK, DECAY = 100_000, 1000, 0.99
+
+
+def stream():
+  """Pareto norms in steps of 1/8, so with many that are equal, and among them
+  zeros, runs of one value, and numbers that are none."""
+  rng = np.random.default_rng(0)
+  x = np.ceil(8 * (rng.pareto(1.5, STEPS) + 1)) / 8
+  x[rng.random(STEPS) < 0.01] = 0
+  for start in rng.integers(STEPS, size=100):
+    x[start : start + 50] = x[start]
+  bad = rng.random(STEPS) < 0.01
+  return np.where(bad, rng.choice([np.nan, np.inf], STEPS), x).astype("f4")
+
+
+@functools.cache
+def soaked():
+  """What every statistic over time has become, by one scan of the stream.
+
+  Returns:
+    The stream, the windows at the end of every block, the last states by name,
+    and the course of what the averages are measured against, by name.
+  """
+  hill = streaming.windowed_hill(32, 4)
+  averages = {
+    "hill": exponentially_weighted.hill(DECAY),
+    "log_moment": exponentially_weighted.log_moment(DECAY),
+    "characteristic_function": (
+      exponentially_weighted.characteristic_function(DECAY)
+    ),
+  }
+  amplify = htga_optax.amplify(lambda alpha: alpha, tau_decay=DECAY)
+  noise = htga_optax.track_gradient_noise(32, decay=DECAY)
+  sharpness = htga_optax.track_sharpness(decay=DECAY)
+  leaf = jnp.zeros([1])
+
+  def step(state, x):
+    g = x[None]
+    new = {
+      "window": order_statistics.push(state["window"], x),
+      "windowed_hill": hill.update(state["windowed_hill"], x),
+      "amplify": amplify.update(g, state["amplify"], tail_index=1.0)[1],
+      "noise": noise.update(g, state["noise"], other_updates=2 * g)[1],
+      "sharpness": sharpness.update(g, state["sharpness"], sharpness=x)[1],
+    } | {name: e.update(state[name], x) for name, e in averages.items()}
+    course = {
+      "threshold": state["hill"].log_threshold,
+      "location": state["characteristic_function"].location,
+      "log_scale": new["characteristic_function"].log_scale,
+    }
+    return new, course
+
+  def block(state, xs):
+    state, course = lax.scan(step, state, xs)
+    return state, (state["window"], state["windowed_hill"].window, course)
+
+  state = {
+    "window": order_statistics.empty_window(256),
+    "windowed_hill": hill.init(),
+    "amplify": amplify.init(leaf),
+    "noise": noise.init(leaf),
+    "sharpness": sharpness.init(leaf),
+  } | {name: e.init() for name, e in averages.items()}
+  x = stream()
+  state, (*windows, course) = jax.jit(functools.partial(lax.scan, block))(
+    state, x.reshape(-1, BLOCK)
+  )
+  return x, windows, state, {k: v.ravel() for k, v in course.items()}
+
+
+def test_the_window_never_drifts():
+  """To the last bit, at a hundred moments in 1e5 steps."""
+  x, windows, *_ = soaked()
+  for window in jax.device_get(windows):
+    size = window.ascending.shape[1]
+    for i in range(STEPS // BLOCK):
+      seen = x[: (i + 1) * BLOCK]
+      last = seen[np.isfinite(seen)][-size:]
+      assert window.arrivals[i].tobytes() == last.tobytes()
+      assert window.ascending[i].tobytes() == np.sort(last).tobytes()
+
+
+def test_what_the_window_says_never_drifts():
+  """The misfit fades with the memory of 16k exceedances: all is as if the run
+  had begun 4000 values ago, to the rounding of the series' correlations."""
+  x, _, state, _ = soaked()
+  hill = streaming.windowed_hill(32, 4)
+  values = x[np.isfinite(x)]
+  start = (len(values) - 4000) // 4 * 4  # the order is looked at every 4 values
+  step = lambda state, x: (hill.update(state, x), None)
+  late, _ = jax.jit(functools.partial(lax.scan, step))(
+    hill.init(), values[start:]
+  )
+  chex.assert_trees_all_equal(late.window, state["windowed_hill"].window)
+  np.testing.assert_allclose(
+    late.numbers, state["windowed_hill"].numbers, rtol=1e-5, atol=1e-6
+  )
+
+
+def test_averages_never_drift():
+  """From float64, all at once. An average in float32 is off by a rounding, of
+  2^-24, for each of the last 1/(1 - d) = 100 steps: 6e-6 of its size."""
+  x, _, state, course = soaked()
+  d = float(np.float32(DECAY))
+  x, heard = np.float64(x), np.isfinite(x)
+
+  def total(values):
+    return signal.lfilter([1.0], [1.0, -d], values)[-1]
+
+  def average(values):
+    return total(values) / total(np.ones_like(values))
+
+  close = functools.partial(np.testing.assert_allclose, rtol=2e-5)
+  positive = x[heard & (x > 0)]
+  log = np.log(positive)
+  log_norm, weight = state["amplify"].log_norm[0]
+  close([log_norm / weight, weight], [average(log), 1])
+
+  moments = gradient_noise.moments(*(c * np.ones(1) for c in (1.0, 2.0)), 32)
+  close(
+    state["noise"].moments,
+    [float(m) * average(x[heard] ** 2) for m in moments],
+  )
+  floored = np.log(np.maximum(x[heard], 1e-6))
+  close(np.log(state["sharpness"].sharpness), average(floored))
+
+  log_moment = state["log_moment"]
+  mean = average(log)
+  close(log_moment.mean, mean)
+  close(log_moment.variance, average((log - mean) ** 2))
+
+  threshold = np.float64(course["threshold"])
+  excess = np.log(np.maximum(x, 1e-38))[heard] - threshold[heard]
+  hill = state["hill"]
+  close(hill.excess_sum, total(np.maximum(excess, 0)))
+  close(hill.exceedances, total(excess > 0))
+  close(hill.squared_weights, signal.lfilter([1], [1, -d * d], excess > 0)[-1])
+
+  away = x - np.float64(course["location"])
+  heard &= away != 0
+  heard[0] = False  # it begins at the first value
+  z = away[heard] / np.exp(np.float64(course["log_scale"]))[heard]
+  phases = state["characteristic_function"]
+  close(phases.log_scale, average(np.log(np.abs(away[heard]))))
+  for i, t in enumerate((0.2, 1.0)):
+    close(phases.lack[i], average(1 - np.cos(t * z)))
+    close(phases.sine[i], average(np.sin(t * z)), atol=2e-5)
+
+
+def test_memory_does_not_grow_with_the_steps():
+  """What a scan of 1e5 training steps needs, it needs for 1e3. (It carries the
+  state, whose size is fixed; this says that nothing else is kept.) At its end
+  all is well."""
+  tx = runs.OPTIMIZERS["htga"]()
+
+  def step(carry, _):
+    t, params, state = carry
+    grads, _ = runs.gradient(params, runs.batch(t, size=4))
+    updates, state = tx.update(grads, state, params)
+    return (t + 1, optax.apply_updates(params, updates), state), None
+
+  def compiled(steps):
+    run = lambda *start: lax.scan(step, start, length=steps)[0]
+    return jax.jit(run).lower(*start).compile()
+
+  start = jnp.int32(0), runs.params(), tx.init(runs.params())
+  short, long = compiled(1000), compiled(STEPS)
+  sizes = [
+    (m.argument_size_in_bytes, m.output_size_in_bytes, m.temp_size_in_bytes)
+    for m in (short.memory_analysis(), long.memory_analysis())
+  ]
+  assert sizes[0] == sizes[1]
+  _, params, state = long(*start)
+  assert is_finite(state) and runs.excess(params) < 1e-2
+  assert optax.tree.get(state, "tail_index") > 0
+
+
+def test_a_loop_of_steps_leaves_no_buffers_behind():
+  tx = runs.OPTIMIZERS["htga"]()
+  params = runs.params()
+  grads, _ = runs.gradient(params, runs.batch(0))
+  step = jax.jit(tx.update, donate_argnums=1)
+  updates, state = step(grads, tx.init(params))
+
+  def live():
+    gc.collect()  # what came before
+    return sum(x.nbytes for x in jax.live_arrays())
+
+  before = live()
+  for _ in range(2000):
+    updates, state = step(grads, state)
+  assert live() <= before
+  del updates
+
+
+COUNTED = [
+  case for case in cases.CASES
+  if case.name in (
+    "track_tail_index",
+    "clip_by_tail_quantile",
+    "stable_noise",
+    "inflate_gradient_noise",
+    "track_sharpness_of_a_loss",
+    "truncate",
+  )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", COUNTED, ids=lambda case: case.name)
+def test_counters_stop_at_the_largest_number(case):
+  """They do not wrap: not after good steps, not after bad ones."""
+  tx, params = case.make(), cases.params()
+
+  def filled(path, x):
+    is_count = jax.tree_util.keystr(path).endswith("_count")
+    return jnp.full_like(x, LARGEST_COUNT) if is_count else x
+
+  def counts(state):
+    return [
+      x
+      for path, x in jax.tree.leaves_with_path(state)
+      if jax.tree_util.keystr(path).endswith("_count")
+    ]
+
+  state = jax.tree.map_with_path(filled, tx.init(params))
+  grads = jax.tree.map(lambda g: g[:4], cases.gradients(4))
+  grads = jax.tree.map(lambda g: g.at[1::2].set(jnp.nan), grads)
+
+  def step(state, g):
+    _, state = tx.update(g, state, params, **given(case.extra_args, g))
+    return state, counts(state)
+
+  _, course = jax.jit(functools.partial(lax.scan, step))(state, grads)
+  assert course
+  assert all(np.all(x == LARGEST_COUNT) for x in course)
