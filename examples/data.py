@@ -5,12 +5,13 @@
     PATH.npz                            x_train, y_train, x_test, y_test
 
     tiny_shakespeare                    characters, by TensorFlow Datasets too
-    ptb                                 words, from your ptb.train.txt, ptb.test.txt
-    PATH.txt                            characters; the last tenth is the test set
+    ptb                                 words, of files that you have
+    PATH.txt                            characters, the last tenth for the test
 
 TensorFlow is needed once, to prepare a data set of TensorFlow Datasets; it is
-then read without. The Penn Treebank is licensed and not downloaded: its two
-files, plain or with .gz, are those of Mikolov's language models.
+then read without. The Penn Treebank is licensed and not downloaded: its files
+ptb.train.txt and ptb.test.txt, plain or with .gz, are those of Mikolov's
+language models.
 
 Tokens are numbered in the order of the sorted symbols of the training text.
 What only the test text has counts as `UNKNOWN`; where the training text does
