@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow test-oldest lint format bench tables clean
+.PHONY: help demo test test-slow dist test-wheel test-oldest lint format bench tables clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -32,9 +32,24 @@ test: lint  ## lint, types, doctests and all tests that are not slow
 test-slow: $(VENV)/.installed  ## the tests that take minutes
 	$(PYTEST) -n auto -m slow
 
-test-oldest:  ## the tests with the oldest dependencies, in a venv of their own
-	$(MAKE) VENV=.venv-oldest .venv-oldest/.oldest
-	.venv-oldest/bin/python -m pytest -n auto
+dist: $(VENV)/.installed  ## wheel and sdist
+	rm -rf dist
+	$(BIN)/python -m build
+
+# The sdist's tests of the wheel in an empty venv; PINS are more requirements.
+WHEEL := build/wheel
+test-wheel: dist  ## what a user gets, with the newest dependencies
+	rm -rf $(WHEEL)
+	$(PYTHON) -m venv $(WHEEL)/.venv
+	$(WHEEL)/.venv/bin/python -m pip install --quiet --upgrade pip
+	$(WHEEL)/.venv/bin/python -m pip install --quiet \
+	  "$$(ls dist/*.whl)[dev]" $(PINS)
+	tar -xzf dist/*.tar.gz -C $(WHEEL) --strip-components 1
+	rm -r $(WHEEL)/htga_optax
+	cd $(WHEEL) && .venv/bin/python -m pytest -n auto tests --pyargs htga_optax
+
+test-oldest:  ## what a user gets, with the oldest dependencies
+	$(MAKE) test-wheel WHEEL=build/oldest PINS="$(OLDEST)"
 
 # The lower bounds of pyproject.toml.
 OLDEST := jax==0.7.0 jaxlib==0.7.0 optax==0.2.6 flax==0.11.2 chex==0.1.90 \
@@ -42,12 +57,6 @@ OLDEST := jax==0.7.0 jaxlib==0.7.0 optax==0.2.6 flax==0.11.2 chex==0.1.90 \
   array-record==0.8.1 importlib-resources==6.0.0 pillow==11.0.0 \
   tensorflow-datasets==4.9.9 orbax-checkpoint==0.12.8 tensorboardX==2.6.2.2 \
   wandb==0.22.0 pytest==8.3.1 pytest-xdist==3.6.1
-
-.venv-oldest/.oldest: pyproject.toml Makefile
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --upgrade pip
-	.venv-oldest/bin/python -m pip install --quiet --editable '.[dev]' $(OLDEST)
-	touch $@
 
 lint: $(VENV)/.installed  ## ruff and pyright
 	$(BIN)/ruff check .
@@ -67,4 +76,4 @@ tables: $(VENV)/.installed  ## what holds how often: the other tables of benchma
 	$(BIN)/python benchmarks/false_alarms.py
 
 clean:  ## remove what was made
-	rm -rf .venv .venv-oldest build dist .pytest_cache .ruff_cache
+	rm -rf .venv build dist .pytest_cache .ruff_cache
