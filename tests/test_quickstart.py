@@ -95,6 +95,7 @@ def test_digits(quickstart):
   [
     (["--dataset", "imagenet"], "unknown data set 'imagenet': take digits,"),
     (["--dataset", "missing.npz"], "missing.npz: No such file"),
+    (["--dataset", "ptb"], "ptb is text, and images are needed: take digits,"),
     (["--steps", "0"], "must be 1, 2, ..., got 0"),
     (["--learning-rate", "-1"], "learning_rate must be a finite number"),
     (["--output", "no/such/folder/a.png"], "cannot write no/such/folder/a.png"),
