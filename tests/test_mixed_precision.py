@@ -202,7 +202,7 @@ def test_accumulation_is_a_step_of_the_mean(name):
 
 
 @pytest.mark.skipif(
-  not hasattr(optax, "microbatching"), reason="came with optax 0.2.7"
+  not hasattr(optax, "microbatching"), reason="not in this optax"
 )
 def test_micro_batching_is_one_step():
   """`optax.microbatch` accumulates within the gradient: the optimizer sees one,
