@@ -76,12 +76,19 @@ def run_with(tx):
   return run
 
 
-@pytest.mark.parametrize(
-  "steps", [6_000, pytest.param(100_000, marks=pytest.mark.slow)]
-)
-@pytest.mark.parametrize("clipped", [False, True], ids=["bare", "clipped"])
-@pytest.mark.parametrize("name", runs.OPTIMIZERS)
-def test_a_run_gets_over_its_faults(name, clipped, steps):
+def runs_of():
+  """1e5 steps are slow, and so is what is much like another."""
+  for steps in (6000, 100_000):
+    for name in runs.OPTIMIZERS:
+      for guard in ("bare", "clipped"):
+        fast = guard == "bare" and name != "scale_by_htga"
+        fast = steps == 6000 and (fast or name == "htga")
+        marks = () if fast else pytest.mark.slow
+        yield pytest.param(name, guard, steps, marks=marks)
+
+
+@pytest.mark.parametrize("name, guard, steps", runs_of())
+def test_a_run_gets_over_its_faults(name, guard, steps):
   """Parameters and state are finite after every step. Two thousand steps after
   the last fault the run is where one without faults is: the tail index is that
   of the window, and so are the parameters, where no noise is drawn that depends
@@ -90,6 +97,7 @@ def test_a_run_gets_over_its_faults(name, clipped, steps):
   Bare, a gradient of 1e30 is a step like any other. That the parameters come
   back from it is due to the model, which is linear.
   """
+  clipped = guard == "clipped"
   tx = runs.OPTIMIZERS[name]()
   if clipped:
     tx = optax.chain(htga_optax.clip_by_tail_quantile(0.01, 64, 16), tx)
@@ -272,8 +280,7 @@ def test_averages_never_drift():
 
 def test_memory_does_not_grow_with_the_steps():
   """What a scan of 1e5 training steps needs, it needs for 1e3. (It carries the
-  state, whose size is fixed; this says that nothing else is kept.) At its end
-  all is well."""
+  state, whose size is fixed; this says that nothing else is kept.)"""
   tx = runs.OPTIMIZERS["htga"]()
 
   def step(carry, _):
@@ -293,9 +300,6 @@ def test_memory_does_not_grow_with_the_steps():
     for m in (short.memory_analysis(), long.memory_analysis())
   ]
   assert sizes[0] == sizes[1]
-  _, params, state = long(*start)
-  assert is_finite(state) and runs.excess(params) < 1e-2
-  assert optax.tree.get(state, "tail_index") > 0
 
 
 def test_a_loop_of_steps_leaves_no_buffers_behind():
@@ -310,7 +314,7 @@ def test_a_loop_of_steps_leaves_no_buffers_behind():
     return sum(x.nbytes for x in jax.live_arrays())
 
   before = live()
-  for _ in range(2000):
+  for _ in range(500):
     updates, state = step(grads, state)
   assert live() <= before
   del updates
