@@ -15,7 +15,7 @@ import optax
 import htga_optax
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
   """One transformation under test.
 

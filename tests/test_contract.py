@@ -154,11 +154,10 @@ def test_vmap_over_seeds(case):
   tx, params = case.make(), cases.params()
   grads = [cases.gradients(10, seed=seed) for seed in range(3)]
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
-  states, updates = jax.vmap(lambda g: run(tx, g, params, **case.extra_args))(
-    stacked
-  )
+  scan = scanner(tx, params, **case.extra_args)
+  states, updates = jax.vmap(lambda g: scan(tx.init(params), g))(stacked)
   for i, g in enumerate(grads):
-    state, u = run(tx, g, params, **case.extra_args)
+    state, u = scan(tx.init(params), g)
     close((state, u), (at(states, i), at(updates, i)))
 
 
@@ -442,6 +441,7 @@ def train_step(tx, extra_args, axis_name=None):
   return step
 
 
+@functools.cache
 def single_device_result(case):
   params, batches = data_parallel_problem()
   tx = case.make()
@@ -532,14 +532,12 @@ def test_named_sharding_is_one_device(case, axis_type):
 
 def assert_resumes(case, restore):
   tx, params = case.make(), cases.params()
-  state, _ = run(tx, cases.gradients(10), params, **case.extra_args)
+  scan = scanner(tx, params, **case.extra_args)
+  state, _ = scan(tx.init(params), cases.gradients(10))
   restored = restore(state)
   chex.assert_trees_all_equal(restored, state)
   later = cases.gradients(10, seed=3)
-  chex.assert_trees_all_equal(
-    run(tx, later, params, restored, **case.extra_args),
-    run(tx, later, params, state, **case.extra_args),
-  )
+  chex.assert_trees_all_equal(scan(restored, later), scan(state, later))
 
 
 def test_flax_serialization_resumes(case):
