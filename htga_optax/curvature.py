@@ -373,13 +373,14 @@ def lanczos(matvec: Matvec, vector: Any, num_matvecs: int) -> Tridiagonal:
     [-2.   0.5  1. ]
   """
   checks.check_size("num_matvecs", num_matvecs)
+  first = _unit(vector)
   basis = jax.tree.map(
-    lambda x: jnp.zeros_like(x, shape=(num_matvecs, *x.shape)), vector
+    lambda x: jnp.zeros_like(x, shape=(num_matvecs, *x.shape)).at[0].set(x),
+    first,
   )
 
   def step(carry, i):
     basis, v, largest = carry
-    basis = jax.tree.map(lambda b, x: b.at[i].set(x), basis, v)
     w = matvec(v)
     alive = _norm(v) > 0
     below = jnp.where(i > 0, -2 * largest - 1e-30, 0.0)
@@ -389,11 +390,13 @@ def lanczos(matvec: Matvec, vector: Any, num_matvecs: int) -> Tridiagonal:
     beta = _norm(w)
     beta = jnp.where(alive & (beta > _ROUNDING * largest), beta, 0.0)
     v = _over(w, beta)
+    # After the basis was read, so that it is written in place.
+    basis = jax.tree.map(lambda b, x: b.at[i + 1].set(x, mode="drop"), basis, v)
     return (basis, v, largest), (alpha, beta)
 
   (basis, *_), (diagonal, off_diagonal) = lax.scan(
     step,
-    (basis, _unit(vector), jnp.zeros_like(_norm(vector))),
+    (basis, first, jnp.zeros_like(_norm(vector))),
     jnp.arange(num_matvecs),
   )
   return Tridiagonal(diagonal, off_diagonal, basis)

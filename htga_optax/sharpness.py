@@ -214,7 +214,9 @@ def track_sharpness(
       loss = value_fn(params)
       loss = loss if axis_name is None else lax.pmean(loss, axis_name)
       value = jnp.where(jnp.isfinite(loss), value, jnp.nan)
-      return jnp.asarray(value, jnp.float32), vector
+      value = jnp.asarray(value, jnp.float32)
+      # Chosen here, so that a step without a look does not read two vectors.
+      return value, _choose(jnp.isfinite(value), vector, state.top_vector)
 
     if sharpness is not None:
       due = jnp.asarray(True)
@@ -233,16 +235,15 @@ def track_sharpness(
     averages = delta * state.log_averages + (1 - delta) * log
     weights = delta * state.log_weights + (1 - delta)
     fast, slow = averages / weights
+    state = state._replace(top_vector=vector)
     new = state._replace(
       sharpness=jnp.exp(fast),
       sharpness_growth=jnp.exp(fast - slow),
       sharpness_estimate=value,
       log_averages=averages,
       log_weights=weights,
-      top_vector=vector,
     )
-    new = jax.tree.map(lambda new, old: jnp.where(heard, new, old), new, state)
-    return updates, new._replace(
+    return updates, _choose(heard, new, state)._replace(
       look_count=jnp.where(
         due, optax.safe_increment(state.look_count), state.look_count
       ),
@@ -250,6 +251,10 @@ def track_sharpness(
     )
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _choose(which: jax.Array, new: Any, old: Any) -> Any:
+  return jax.tree.map(lambda new, old: jnp.where(which, new, old), new, old)
 
 
 def _top_eigenvalue(value_fn, params, key, vector, num_matvecs, axis_name):
