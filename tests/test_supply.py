@@ -1,0 +1,26 @@
+"""What pip has installed: the package alone, and what its metadata say."""
+
+from importlib import metadata
+import json
+
+import pytest
+
+import htga_optax
+
+INSTALLED = metadata.distribution("htga_optax")
+
+
+def test_version_is_that_of_the_metadata():
+  assert htga_optax.__version__ == INSTALLED.version
+
+
+def test_the_wheel_holds_the_package_alone():
+  origin = json.loads(INSTALLED.read_text("direct_url.json") or "{}")
+  if origin.get("dir_info", {}).get("editable"):
+    pytest.skip("a checkout, no wheel")
+  info = f"htga_optax-{htga_optax.__version__}.dist-info"
+  files = {str(path) for path in INSTALLED.files or ()}
+  assert {"htga_optax/py.typed", f"{info}/licenses/LICENSE"} <= files
+  assert {name.split("/")[0] for name in files} == {"htga_optax", info}
+  kinds = {name.split(".")[-1] for name in files if "htga_optax/" in name}
+  assert kinds <= {"py", "pyc", "typed"}
