@@ -55,11 +55,12 @@ def rewind(path: str, step: int) -> None:
   if not file.exists():
     return
   with file.open(newline="") as lines:
-    head, *rows = csv.reader(lines)
-  kept = [row for row in rows if row and int(row[head.index("step")]) <= step]
+    head, *rows = [*csv.reader(lines)] or [[]]
+  whole = [row for row in rows if len(row) == len(head)]  # one may be cut off
+  kept = [row for row in whole if int(row[head.index("step")]) <= step]
   partial = file.with_name(f"{file.name}.partial")
   with partial.open("w", newline="") as lines:
-    csv.writer(lines).writerows([head, *kept])
+    csv.writer(lines).writerows([head, *kept] if head else [])
   os.replace(partial, file)
 
 
@@ -90,7 +91,7 @@ def train(args: argparse.Namespace, console: Console) -> None:
     if found := saved.restore():
       first, state = found
       console.print(f"goes on from step {first}, of {saved.folder}")
-  if args.csv and jax.process_index() == 0:
+  if saved and args.csv and jax.process_index() == 0:
     rewind(args.csv, first)
   state = trainer.place(trainer.start() if state is None else state)
 
