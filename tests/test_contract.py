@@ -5,7 +5,9 @@ differently (jit against eager, one device against eight), and bit for bit
 where nothing may differ (a restored state, a counter).
 """
 
+from collections.abc import Callable
 import functools
+from typing import Any, NamedTuple
 
 import cases
 from cases import given
@@ -35,26 +37,47 @@ def at(tree, i):
   return jax.tree.map(lambda x: x[i], tree)
 
 
-def scanner(tx, params, **extra_args):
-  """A jitted scan: state, stacked gradients -> last state, all updates."""
-
-  def step(state, grads):
-    updates, state = tx.update(grads, state, params, **given(extra_args, grads))
-    return state, updates
-
-  return jax.jit(functools.partial(lax.scan, step))
-
-
-def run(tx, grads, params, state=None, **extra_args):
-  state = tx.init(params) if state is None else state
-  return scanner(tx, params, **extra_args)(state, grads)
-
-
-def step_of(tx, params, **extra_args):
-  def step(grads, state):
+def step_of(tx, extra_args):
+  def step(grads, state, params):
     return tx.update(grads, state, params, **given(extra_args, grads))
 
   return step
+
+
+def scan_of(step):
+  """A jitted scan: state, stacked gradients -> last state, all updates."""
+
+  @jax.jit
+  def scan(state, grads, params):
+    def body(state, grads):
+      updates, state = step(grads, state, params)
+      return state, updates
+
+    return lax.scan(body, state, grads)
+
+  return scan
+
+
+class Bare(NamedTuple):
+  """A case on its own, compiled once for all laws."""
+
+  tx: optax.GradientTransformationExtraArgs
+  step: Callable[..., Any]
+  scan: Callable[..., Any]
+
+  def run(self, grads, params):
+    return self.scan(self.tx.init(params), grads, params)
+
+
+@functools.cache
+def bare(case):
+  tx = case.make()
+  step = step_of(tx, case.extra_args)
+  return Bare(tx, jax.jit(step), scan_of(step))
+
+
+def run(tx, grads, params, extra_args):
+  return scan_of(step_of(tx, extra_args))(tx.init(params), grads, params)
 
 
 def traced_once(fn):
@@ -99,50 +122,48 @@ def test_initial_state_is_finite_strong_and_not_shared(case):
 
 
 def test_state_keeps_its_types(case):
-  tx, params = case.make(), cases.params()
+  tx, step, _ = bare(case)
+  params = cases.params()
   state = tx.init(params)
-  _, new = jax.jit(step_of(tx, params, **case.extra_args))(
-    at(cases.gradients(1), 0), state
-  )
+  _, new = step(at(cases.gradients(1), 0), state, params)
   assert types(new) == types(state)
 
 
 def test_one_trace_in_many_steps(case):
   tx, params = case.make(), cases.params()
   grads = cases.gradients(5)
-  step, state = step_of(tx, params, **case.extra_args), tx.init(params)
-  step = traced_once(step)
+  step, state = traced_once(step_of(tx, case.extra_args)), tx.init(params)
   for i in range(5):
-    _, state = step(at(grads, i), state)
+    _, state = step(at(grads, i), state, params)
 
 
 def test_jit_is_eager_and_scan_is_loop(case):
-  tx, params = case.make(), cases.params()
-  grads = cases.gradients(12)
-  scanned, updates = run(tx, grads, params, **case.extra_args)
+  """Compared around the step that fills the window, the eighth."""
+  tx, step, scan = bare(case)
+  params, grads = cases.params(), cases.gradients(10)
+  scanned, updates = scan(tx.init(params), grads, params)
   state = tx.init(params)
-  for i in range(12):
+  for i in range(10):
     g = at(grads, i)
-    u, state = tx.update(g, state, params, **given(case.extra_args, g))
+    apply = step_of(tx, case.extra_args) if i in (6, 7) else step
+    u, state = apply(g, state, params)
     close(u, at(updates, i))
   close(state, scanned)
 
 
 def test_state_may_be_donated(case):
-  tx, params = case.make(), cases.params()
-  grads = cases.gradients(3)
-  step = step_of(tx, params, **case.extra_args)
-  donating, keeping = jax.jit(step, donate_argnums=1), jax.jit(step)
+  tx, step, _ = bare(case)
+  params, grads = cases.params(), cases.gradients(3)
+  donating = jax.jit(step_of(tx, case.extra_args), donate_argnums=1)
   mine, theirs = tx.init(params), tx.init(params)
   for i in range(3):
-    _, mine = donating(at(grads, i), mine)
-    _, theirs = keeping(at(grads, i), theirs)
+    _, mine = donating(at(grads, i), mine, params)
+    _, theirs = step(at(grads, i), theirs, params)
   chex.assert_trees_all_equal(mine, theirs)
 
 
 def test_readings_are_found_once(case):
-  tx = case.make()
-  state, _ = run(tx, cases.gradients(10), cases.params(), **case.extra_args)
+  state, _ = bare(case).run(cases.gradients(10), cases.params())
   nested = (optax.EmptyState(), {"inner": state})
   for name in case.readings:
     found = optax.tree.get_all_with_path(nested, name)
@@ -151,14 +172,12 @@ def test_readings_are_found_once(case):
 
 
 def test_vmap_over_seeds(case):
-  tx, params = case.make(), cases.params()
+  params = cases.params()
   grads = [cases.gradients(10, seed=seed) for seed in range(3)]
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
-  scan = scanner(tx, params, **case.extra_args)
-  states, updates = jax.vmap(lambda g: scan(tx.init(params), g))(stacked)
+  states, updates = jax.vmap(lambda g: bare(case).run(g, params))(stacked)
   for i, g in enumerate(grads):
-    state, u = scan(tx.init(params), g)
-    close((state, u), (at(states, i), at(updates, i)))
+    close(bare(case).run(g, params), (at(states, i), at(updates, i)))
 
 
 # -- updates ----------------------------------------------------------------
@@ -166,20 +185,18 @@ def test_vmap_over_seeds(case):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_dtype_is_kept(case, dtype):
-  tx = case.make()
   params = jax.tree.map(lambda x: x.astype(dtype), cases.params())
   grads = cases.gradients(10, params)
-  state, updates = run(tx, grads, params, **case.extra_args)
+  state, updates = bare(case).run(grads, params)
   chex.assert_trees_all_equal_shapes_and_dtypes(updates, grads)
   assert_all_finite((state, updates))
-  assert types(state) == types(tx.init(params))
+  assert types(state) == types(bare(case).tx.init(params))
 
 
 def test_float16_norm_does_not_overflow(case):
-  tx = case.make()
   params = {"w": jnp.zeros([6400], jnp.float16)}
   grads = {"w": jnp.full([10, 6400], 1e3, jnp.float16)}  # norm 8e4 > 65504
-  state, updates = run(tx, grads, params, **case.extra_args)
+  state, updates = bare(case).run(grads, params)
   assert_all_finite((state, updates))
   if "update_norm" in case.readings:
     norm = jax.tree.leaves(optax.tree.get(state, "update_norm"))[0]
@@ -187,15 +204,15 @@ def test_float16_norm_does_not_overflow(case):
 
 
 def test_complex_leaves(case):
-  tx, params = case.make(), {"z": jnp.zeros([3], jnp.complex64)}
+  params = {"z": jnp.zeros([3], jnp.complex64)}
   grads = cases.gradients(10, params)
-  state, updates = run(tx, grads, params, **case.extra_args)
+  state, updates = bare(case).run(grads, params)
   chex.assert_trees_all_equal_shapes_and_dtypes(updates, grads)
   assert_all_finite((state, updates))
   # A complex tree is the real tree of its parts.
   parts = {"x": grads["z"].real, "y": grads["z"].imag}
   if not case.kwargs.get("per_layer") and not case.kwargs.get("relative"):
-    _, real = run(tx, parts, at(parts, 0), **case.extra_args)
+    _, real = bare(case).run(parts, at(parts, 0))
     close(updates["z"], real["x"] + 1j * real["y"])
 
 
@@ -212,10 +229,8 @@ def test_trees_without_leaves(case, tree):
 
 
 def test_leaves_without_entries(case):
-  tx, params = case.make(), {"w": jnp.zeros([0]), "v": jnp.zeros([3])}
-  state, updates = run(
-    tx, cases.gradients(10, params), params, **case.extra_args
-  )
+  params = {"w": jnp.zeros([0]), "v": jnp.zeros([3])}
+  state, updates = bare(case).run(cases.gradients(10, params), params)
   assert updates["w"].shape == (10, 0)
   assert_all_finite((state, updates))
 
@@ -242,14 +257,13 @@ def test_params_are_not_needed(case):
 
 def test_gradient_through_the_update_is_finite(case):
   """Also at a zero gradient, and before and after the window is full."""
-  tx, params = case.make(), cases.params()
-  grads = cases.gradients(10)
+  params, grads = cases.params(), cases.gradients(10)
 
   @jax.jit
   @jax.grad
   def slope(scale):
     scaled = jax.tree.map(lambda x: scale * x, grads)
-    _, updates = run(tx, scaled, params, **case.extra_args)
+    _, updates = bare(case).run(scaled, params)
     return sum(jnp.sum(x) for x in jax.tree.leaves(updates))
 
   assert np.isfinite(slope(1.0))
@@ -263,23 +277,22 @@ def test_state_survives_a_bad_gradient(case):
   """A finite state at once; and once the bad step has left the window, the
   measured index is that of a run that never saw it. A step that is not finite
   changes nothing at all, but for a count and a momentum that decays."""
-  tx, params = case.make(), cases.params()
-  scan = scanner(tx, params, **case.extra_args)
-  update = jax.jit(step_of(tx, params, **case.extra_args))
-  filled, _ = scan(tx.init(params), cases.gradients(9, seed=1))
-  after = cases.gradients(9, seed=2)
-  clean, expected = scan(filled, after)
+  tx, step, scan = bare(case)
+  params = cases.params()
+  filled, _ = scan(tx.init(params), cases.gradients(10, seed=1), params)
+  after = cases.gradients(10, seed=2)
+  clean, expected = scan(filled, after, params)
 
   for bad in (0.0, np.nan, np.inf, -np.inf, 1e30, 1e-30):
     worst = jax.tree.map(lambda x, bad=bad: jnp.full_like(x, bad), params)
-    updates, hit = update(worst, filled)
+    updates, hit = step(worst, filled, params)
     assert_all_finite(hit)
     if case.factory in cases.TRACKERS:
       chex.assert_trees_all_equal(updates, worst)
     else:
       assert_all_finite(updates)
 
-    state, updates = scan(hit, after)
+    state, updates = scan(hit, after, params)
     assert_all_finite((state, updates))
     if case.forgets or not np.isfinite(bad):
       for name in set(case.readings) & {"tail_index", "tail_index_interval"}:
@@ -292,11 +305,11 @@ def test_state_survives_a_bad_gradient(case):
 
 
 def test_one_bad_entry_drops_the_step(case):
-  tx, params = case.make(), cases.params()
-  filled, _ = run(tx, cases.gradients(9), params, **case.extra_args)
+  params = cases.params()
+  filled, _ = bare(case).run(cases.gradients(10), params)
   grads = at(cases.gradients(1), 0)
   grads["dense"]["bias"] = grads["dense"]["bias"].at[3].set(jnp.nan)
-  updates, state = step_of(tx, params, **case.extra_args)(grads, filled)
+  updates, state = bare(case).step(grads, filled, params)
   assert_all_finite(state)
   if case.factory not in cases.TRACKERS:
     assert all(not np.any(x) for x in jax.tree.leaves(updates)) or (
@@ -312,8 +325,8 @@ def test_inside_chain(case):
   tx = optax.chain(optax.scale(2.0), case.make(), optax.scale(0.5))
   params, grads = cases.params(), cases.gradients(10)
   doubled = jax.tree.map(lambda x: 2 * x, grads)
-  _, updates = run(tx, grads, params, **case.extra_args)
-  _, expected = run(case.make(), doubled, params, **case.extra_args)
+  _, updates = run(tx, grads, params, case.extra_args)
+  _, expected = bare(case).run(doubled, params)
   close(updates, jax.tree.map(lambda x: x / 2, expected))
 
 
@@ -324,9 +337,9 @@ def test_inside_masked(case):
     lambda p: jax.tree.map(lambda x: x.ndim > 0, p),
     mask_compatible_extra_args=True,
   )
-  _, updates = run(tx, grads, params, **case.extra_args)
+  _, updates = run(tx, grads, params, case.extra_args)
   dense = {"dense": grads["dense"]}
-  _, expected = run(case.make(), dense, at(dense, 0), **case.extra_args)
+  _, expected = bare(case).run(dense, at(dense, 0))
   close(updates["dense"], expected["dense"])
   close(updates["scale"], grads["scale"])
 
@@ -339,9 +352,9 @@ def test_inside_partition(case):
     labels,
     mask_compatible_extra_args=True,
   )
-  _, updates = run(tx, grads, params, **case.extra_args)
+  _, updates = run(tx, grads, params, case.extra_args)
   dense = {"dense": grads["dense"]}
-  _, expected = run(case.make(), dense, at(dense, 0), **case.extra_args)
+  _, expected = bare(case).run(dense, at(dense, 0))
   close(updates["dense"], expected["dense"])
   assert not np.any(updates["scale"])
 
@@ -350,11 +363,11 @@ def test_inside_multi_steps(case):
   """One norm per real step enters the window."""
   params, grads = cases.params(), cases.gradients(20)
   tx = optax.MultiSteps(case.make(), every_k_schedule=2)
-  _, updates = run(tx, grads, params, **case.extra_args)
+  _, updates = run(tx, grads, params, case.extra_args)
   pairs = jax.tree.map(
     lambda x: x.reshape(10, 2, *x.shape[1:]).mean(axis=1), grads
   )
-  _, expected = run(case.make(), pairs, params, **case.extra_args)
+  _, expected = bare(case).run(pairs, params)
   close(jax.tree.map(lambda x: x[1::2], updates), expected)
   assert not any(np.any(x[0::2]) for x in jax.tree.leaves(updates))
 
@@ -362,23 +375,24 @@ def test_inside_multi_steps(case):
 def test_inside_apply_if_finite(case):
   tx, params = optax.apply_if_finite(case.make(), 3), cases.params()
   grads = cases.gradients(10)
-  state, updates = run(tx, grads, params, **case.extra_args)
-  _, expected = run(case.make(), grads, params, **case.extra_args)
-  close(updates, expected)
-  nan = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
-  updates, after = step_of(tx, params, **case.extra_args)(nan, state)
-  assert_all_finite((updates, after))
-  chex.assert_trees_all_equal(after.inner_state, state.inner_state)
+  with_nan = jax.tree.map(
+    lambda x: jnp.concatenate([x, jnp.full_like(x[:1], jnp.nan)]), grads
+  )
+  state, updates = run(tx, with_nan, params, case.extra_args)
+  last, expected = bare(case).run(grads, params)
+  close(at(updates, slice(10)), expected)
+  assert not any(np.any(x[10]) for x in jax.tree.leaves(updates))
+  close(state.inner_state, last)
 
 
 def test_inside_conditionally_transform(case):
-  params, grads = cases.params(), cases.gradients(10)
+  params, grads = cases.params(), cases.gradients(14)
   tx = optax.conditionally_transform(
     case.make(), should_transform_fn=lambda step, *_, **__: step >= 4
   )
-  _, updates = run(tx, grads, params, **case.extra_args)
+  _, updates = run(tx, grads, params, case.extra_args)
   late = jax.tree.map(lambda x: x[4:], grads)
-  _, expected = run(case.make(), late, params, **case.extra_args)
+  _, expected = bare(case).run(late, params)
   close(jax.tree.map(lambda x: x[:4], updates), at(grads, slice(4)))
   close(jax.tree.map(lambda x: x[4:], updates), expected)
 
@@ -389,17 +403,16 @@ def test_inside_inject_hyperparams(case):
   tx = optax.inject_hyperparams(case.factory, static_args=case.static_args)(
     **case.kwargs
   )
-  _, updates = run(tx, grads, params, **case.extra_args)
-  _, expected = run(case.make(), grads, params, **case.extra_args)
+  _, updates = run(tx, grads, params, case.extra_args)
+  _, expected = bare(case).run(grads, params)
   close(updates, expected)
 
-  step, state = step_of(tx, params, **case.extra_args), tx.init(params)
-  step = traced_once(step)
+  step, state = traced_once(step_of(tx, case.extra_args)), tx.init(params)
   for i in range(10):
     for name in state.hyperparams:
       value = state.hyperparams[name]
       state.hyperparams[name] = (value * 0.99).astype(value.dtype)
-    _, state = step(at(grads, i), state)
+    _, state = step(at(grads, i), state, params)
   assert_all_finite(state)
   # A reading's name is not that of an argument.
   for name in case.readings:
@@ -531,13 +544,15 @@ def test_named_sharding_is_one_device(case, axis_type):
 
 
 def assert_resumes(case, restore):
-  tx, params = case.make(), cases.params()
-  scan = scanner(tx, params, **case.extra_args)
-  state, _ = scan(tx.init(params), cases.gradients(10))
+  tx, _, scan = bare(case)
+  params = cases.params()
+  state, _ = scan(tx.init(params), cases.gradients(10), params)
   restored = restore(state)
   chex.assert_trees_all_equal(restored, state)
   later = cases.gradients(10, seed=3)
-  chex.assert_trees_all_equal(scan(restored, later), scan(state, later))
+  chex.assert_trees_all_equal(
+    scan(restored, later, params), scan(state, later, params)
+  )
 
 
 def test_flax_serialization_resumes(case):
