@@ -52,6 +52,7 @@ def run(example, name, toy, monkeypatch, kept, *argv):
   return results, page
 
 
+@pytest.mark.slow
 def test_edge_of_stability_writes_a_picture_and_a_page(
   examples, toy, monkeypatch
 ):

@@ -84,6 +84,7 @@ def test_a_short_run_draws_and_tabulates(regression, monkeypatch, tmp_path):
     assert r.hill[1] < r.hill[0] < r.hill[2]
 
 
+@pytest.mark.slow
 def test_a_short_sweep_draws(sweep, monkeypatch, tmp_path):
   monkeypatch.setattr(sweep, "RATIOS", np.float64([0.1, 0.3]))
   monkeypatch.setattr(sweep, "SPECTRA", (np.ones(2), np.float64([1, 0.5])))

@@ -48,6 +48,7 @@ def fails_with_one_line(quickstart, *argv):
   return message
 
 
+@pytest.mark.slow
 def test_a_short_run_trains_and_draws(quickstart, arrays, tmp_path):
   dataset = quickstart.data._checked(*arrays.values(), "toy")
   optimizers = quickstart.make_optimizers(0.05, 0.9, window_size=32)

@@ -106,6 +106,7 @@ def test_a_power_is_fitted(example):
   assert np.isnan(few.slope)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_picture_and_tables(tmp_path):
   command = [sys.executable, str(EXAMPLES / "sharp_minima.py")]
   command += ["--chains", "2", "--steps", "150"]

@@ -126,6 +126,7 @@ def test_the_sharpness_is_that_of_a_parabola(example, monkeypatch, arrays):
   np.testing.assert_allclose(found, 200 * 0.01**2, rtol=4 * 0.01)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_picture_and_a_report(arrays, tmp_path):
   np.savez(tmp_path / "toy.npz", **arrays)
   command = [sys.executable, str(EXAMPLES / "truncated_noise.py"), *SMALL]
