@@ -432,6 +432,26 @@ def test_a_checkpoint_of_another_version_is_one_line(checkpoints):
     checkpoints(older)
 
 
+@pytest.mark.parametrize(
+  "text, kept",
+  [
+    ("step,loss\n10,2.0\n20,1.5\n30,1.0\n", "step,loss\n10,2.0\n20,1.5\n"),
+    ("step,loss\n10,2.0\n20", "step,loss\n10,2.0\n"),  # cut off
+    ("", ""),
+  ],
+  ids=["later", "cut off", "empty"],
+)
+def test_a_log_is_taken_back_to_the_checkpoint(text, kept, tmp_path):
+  import train
+
+  file = tmp_path / "run.csv"
+  file.write_text(text)
+  train.rewind(str(file), 20)
+  assert file.read_text().splitlines() == kept.splitlines()
+  assert list(tmp_path.iterdir()) == [file]
+  train.rewind(str(tmp_path / "none.csv"), 20)
+
+
 def test_errors_are_one_line(tmp_path):
   assert "3 rows for 2" in fails("--batch-size", 3, "--devices", 2)
   folder = tmp_path / "file"
