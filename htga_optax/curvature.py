@@ -54,10 +54,10 @@ def hvp(loss_fn: Callable[[Any], jax.Array], params: Any, v: Any) -> Any:
 
   .. math:: H v = \frac{d}{dt} \nabla L(\theta + t v) \Big|_{t=0}
 
-  Of a network, a gradient takes two products of matrices for the first layer
-  and three for each other one; this takes three and seven, which run beside
-  each other where there is room. So it costs 1.5 gradients where the first
-  layer is the largest, up to 7/3 where others are (`make bench`).
+  Of a ReLU network, a gradient takes two products of matrices for the first
+  layer and three for each other one; this takes three and seven, which run
+  beside each other where there is room. So it costs 1.5 gradients where the
+  first layer is the largest, up to 7/3 where others are (`make bench`).
 
   Args:
     loss_fn: params -> loss, a real number.

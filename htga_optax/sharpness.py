@@ -91,8 +91,8 @@ def track_sharpness(
   costs 1.4 to 2.2 gradients (see `curvature.hvp`). Between looks the step costs
   nothing more: the look is under `lax.cond`. (Under `jax.vmap` it is taken each
   step, unless `init` and the scan over steps are inside what is mapped: the
-  clock is then one for all. Inside `optax.MultiSteps` each micro-step counts.) A
-  sharpness passed by hand is heard in every step that has one.
+  clock is then one for all. Inside `optax.MultiSteps` each micro-step counts.)
+  A sharpness passed by hand is heard in every step that has one.
 
   Estimates are averaged as logarithms, those below `floor` (a saddle's trace
   may be negative) as `floor`; one that is not finite is not heard, and the
