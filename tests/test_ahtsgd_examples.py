@@ -78,6 +78,7 @@ def test_zeros_hold_sgd_and_not_noise(examples, toy, monkeypatch):
   assert "| SGD | - |" in page and page.count("| rising |") == 5
 
 
+@pytest.mark.slow
 def test_descent_settles_at_the_edge(examples):
   """A toy with labels of chance, learnt by heart at a sharpness of 2/eta."""
   edge = examples["edge_of_stability"]

@@ -201,7 +201,7 @@ def test_vmap_over_seeds(case):
 
 
 @variants_are_slow
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_dtype_is_kept(case, dtype):
   params = jax.tree.map(lambda x: x.astype(dtype), cases.params())
   grads = cases.gradients(10, params)
@@ -353,7 +353,7 @@ def test_inside_chain(case):
   close(updates, jax.tree.map(lambda x: x / 2, expected))
 
 
-@variants_are_slow
+@pytest.mark.slow  # inside optax.partition it is masked too
 def test_inside_masked(case):
   params, grads = cases.params(), cases.gradients(10)
   tx = optax.masked(
@@ -530,7 +530,9 @@ def test_shard_map_is_one_device(case):
 
 @variants_are_slow
 @pytest.mark.parametrize(
-  "axis_type", [AxisType.Auto, AxisType.Explicit], ids=str
+  "axis_type",
+  [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)],
+  ids=str,
 )
 def test_named_sharding_is_one_device(case, axis_type):
   """Parameters, gradients and parameter-shaped state are sharded over eight
