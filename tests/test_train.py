@@ -102,6 +102,10 @@ def test_a_start_does_not_depend_on_devices():
     np.testing.assert_array_equal(x, jax.device_get(y))
 
 
+@pytest.mark.skipif(
+  not hasattr(jax, "set_mesh"),
+  reason="with JAX 0.7.0 orbax cannot save arrays that are split",
+)
 def test_a_run_goes_on_elsewhere(tmp_path):
   """Other ways and numbers of devices; the same curve."""
   import checkpoints
