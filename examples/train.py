@@ -6,6 +6,7 @@
     python examples/train.py --optimizer ahtsgd --parallel fsdp --devices 8
     python examples/train.py --processes 2 --devices 4
     python examples/train.py --checkpoint runs/1 --csv run.csv
+    python examples/train.py --tensorboard runs/1 --wandb .
 
 Models are those of models.py, data sets those of data.py, optimizers and ways
 to train on many devices those of training.py. A run is a function of its seed:
@@ -39,7 +40,7 @@ with cli.one_line("train"):
   import models
   from rich.console import Console
   import sinks
-  import track_run
+  import terminal
   import training
 
 # What makes a run what it is, wherever it runs.
@@ -120,11 +121,13 @@ def chosen(args: argparse.Namespace, console: Console) -> list[sinks.Sink]:
   """Where the readings go: from the first process only."""
   if jax.process_index() != 0:
     return []
-  if console.is_interactive and not console.options.ascii_only:
-    shown = track_run.live_sink(console, args.steps)
-  else:
-    shown = track_run.plain_sink(console)
-  return [shown, *([sinks.csv_sink(args.csv)] if args.csv else [])]
+  shown = terminal.sink(console, args.steps, live=not args.no_live)
+  files = (
+    (sinks.csv_sink, args.csv),
+    (sinks.tensorboard_sink, args.tensorboard),
+    (sinks.wandb_sink, args.wandb),
+  )
+  return [shown, *(make(target) for make, target in files if target)]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -159,6 +162,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   add("--checkpoint", metavar="DIR", help="is gone on from where it exists")
   add("--checkpoint-every", type=cli.count, default=200, metavar="STEPS")
   add("--csv", metavar="FILE", help="is continued where it exists")
+  add("--tensorboard", metavar="DIR")
+  add("--wandb", metavar="DIR", help="an offline run")
+  add("--no-live", action="store_true", help="plain lines on a terminal too")
   add("--log-every", type=cli.count, default=20, metavar="STEPS")
   add("--data-dir", help="where the data sets are")
   return parser.parse_args(argv)
@@ -174,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
     ValueError,
     jax.errors.JaxRuntimeError,
   )
-  with cli.one_line("train", *failures):
+  with cli.one_line("train", *failures, extra="logging"):
     if args.processes > 1 and not args.coordinator:
       failed = launch.launch(
         sys.argv if argv is None else [__file__, *argv], args.processes

@@ -37,10 +37,17 @@ def sinks(on_path):
 
 
 @pytest.fixture
-def track_run(on_path):
-  import track_run
+def terminal(on_path):
+  import terminal
 
-  return track_run
+  return terminal
+
+
+@pytest.fixture
+def train(on_path):
+  import train
+
+  return train
 
 
 def small_run(sinks, log, steps=12, every=3, per_layer=False):
@@ -276,14 +283,14 @@ def test_the_last_reading_survives_an_interrupt(sinks):
   assert written == [(20, {"loss": 1})]
 
 
-def test_live_view(track_run):
+def test_live_view(terminal):
   from rich.console import Console
 
   file = io.StringIO()
   console = Console(file=file, force_terminal=True, width=100)
   values = {"loss": 2.5, "update_norm": 0.25, "amplification": 1.5}
   values |= {"tail_index/low": 1.0, "tail_index/high": 3.0}
-  with track_run.live_sink(console, 60) as write:
+  with terminal.live_sink(console, 60) as write:
     write(20, values | {"tail_index": 0.0})
     write(40, values | {"tail_index": 1.75, "loss": 0.3})
     write(60, values | {"tail_index": 2.0, "loss": 0.1})
@@ -295,17 +302,17 @@ def test_live_view(track_run):
   assert shown.endswith("\x1b[?25h")  # the cursor is back
 
 
-def test_sparkline(track_run):
-  assert track_run.sparkline([1, 10, 100]) == "▁▅█"
-  assert track_run.sparkline([0, 1, float("nan"), 2, float("inf")]) == " ▁ █ "
-  assert track_run.sparkline([3, 3]) == "▁▁"
-  assert track_run.sparkline([0, 0]) == "  "
-  assert track_run.sparkline([]) == ""
+def test_sparkline(terminal):
+  assert terminal.sparkline([1, 10, 100]) == "▁▅█"
+  assert terminal.sparkline([0, 1, float("nan"), 2, float("inf")]) == " ▁ █ "
+  assert terminal.sparkline([3, 3]) == "▁▁"
+  assert terminal.sparkline([0, 0]) == "  "
+  assert terminal.sparkline([]) == ""
 
 
 def command(tmp_path, *argv):
   return subprocess.run(
-    [sys.executable, str(EXAMPLES / "track_run.py"), *argv],
+    [sys.executable, str(EXAMPLES / "train.py"), *argv],
     cwd=tmp_path,
     env=os.environ | {"PYTHONPATH": str(ROOT)},
     capture_output=True,
@@ -316,16 +323,14 @@ def command(tmp_path, *argv):
 def test_the_command_prints_lines_and_writes_files(tmp_path):
   pytest.importorskip("tensorboardX")
   files = ["--csv", "run.csv", "--tensorboard", "runs"]
-  done = command(tmp_path, "--steps", "25", "--every", "10", *files)
+  argv = ["--model", "mlp", "--steps", "25", "--log-every", "10", *files]
+  done = command(tmp_path, *argv)
   assert done.returncode == 0 and not done.stderr, done.stderr
-  lines = done.stdout.splitlines()
-  assert [x.split("  ")[0] for x in lines[:-1]] == [
-    "step 10",
-    "step 20",
-    "step 25",
-  ]
-  assert all("tail index -" in x for x in lines[:-1])
-  assert lines[-1].startswith("test accuracy ")
+  what, *lines, result = done.stdout.splitlines()
+  assert what.startswith("digits, mlp, htga; jit, devices: ")
+  assert [x.split("  ")[0] for x in lines] == ["step 10", "step 20", "step 25"]
+  assert all("tail index -" in x for x in lines)
+  assert result.startswith("test loss ")
   assert "\x1b" not in done.stdout and done.stdout.isascii()
   assert len((tmp_path / "run.csv").read_text().splitlines()) == 4
   assert list((tmp_path / "runs").iterdir())
@@ -334,26 +339,26 @@ def test_the_command_prints_lines_and_writes_files(tmp_path):
 @pytest.mark.parametrize(
   "argv, said",
   [
-    (["--every", "0"], "argument --every: must be 1, 2, ..., got 0"),
+    (["--log-every", "0"], "argument --log-every: must be 1, 2, ..., got 0"),
     (["--csv", "no/such/folder/a.csv"], "No such file or directory"),
     (["--csv", "."], "Is a directory"),
     (["--nonsense"], "unrecognized arguments: --nonsense"),
   ],
 )
-def test_bad_arguments_are_one_line(track_run, argv, said):
+def test_bad_arguments_are_one_line(train, argv, said):
   with pytest.raises(SystemExit) as stopped:
-    track_run.main(argv)
+    train.main(["--model", "mlp", *argv])
   message = stopped.value.code  # printed to stderr, with status 1
-  assert message.startswith("track_run: ") and "\n" not in message
+  assert message.startswith("train: ") and "\n" not in message
   assert said in message
 
 
 @pytest.mark.parametrize("flag", ["tensorboard", "wandb"])
-def test_a_missing_extra_is_named(track_run, monkeypatch, flag, tmp_path):
+def test_a_missing_extra_is_named(train, monkeypatch, flag, tmp_path):
   module = {"tensorboard": "tensorboardX"}.get(flag, flag)
   monkeypatch.setitem(sys.modules, module, None)
   with pytest.raises(SystemExit) as stopped:
-    track_run.main([f"--{flag}", str(tmp_path)])
+    train.main(["--model", "mlp", f"--{flag}", str(tmp_path)])
   assert stopped.value.code == (
-    f'track_run: {module} is missing: pip install "htga_optax[logging]"'
+    f'train: {module} is missing: pip install "htga_optax[logging]"'
   )
