@@ -65,6 +65,7 @@ def test_edge_of_stability_writes_a_picture_and_a_page(
       assert f"| {batch} | {noise} |" in page
 
 
+@pytest.mark.slow
 def test_zeros_hold_sgd_and_not_noise(examples, toy, monkeypatch):
   name, kept = "zero_init", ("SGD", "Gaussian", "rising")
   argv = ["--steps", "120", "--seeds", "2", "--batch-size", "10"]

@@ -23,6 +23,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+import htga_optax
+
 # jax.set_mesh came after JAX 0.7.
 set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh
 close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
@@ -34,12 +36,15 @@ def case(request):
 
 
 # Most laws are checked on one case of a factory; on its variants (per layer,
-# another estimator) they are slow tests.
-_FIRST = {case.factory: case for case in reversed(cases.CASES)}.values()
+# another estimator) they are slow tests, and so they are on what other cases
+# have in them (htga) or all the parts of (ahtsgd).
+_FIRST = {case.factory: case for case in reversed(cases.CASES)}
+del _FIRST[htga_optax.scale_by_htga], _FIRST[htga_optax.ahtsgd]
+_FIRST = _FIRST.values()
 variants_are_slow = pytest.mark.parametrize(
   "case",
   [
-    pytest.param(case, marks=[] if case in _FIRST else pytest.mark.slow)
+    pytest.param(case, marks=() if case in _FIRST else pytest.mark.slow)
     for case in cases.CASES
   ],
   ids=lambda case: case.name,

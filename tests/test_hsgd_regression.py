@@ -1,5 +1,6 @@
 """The examples of hSGD: tests of fit, a short run of both, complaints."""
 
+import functools
 import pathlib
 
 import numpy as np
@@ -70,6 +71,8 @@ def test_a_short_run_draws_and_tabulates(regression, monkeypatch, tmp_path):
   some = [p for p in regression.problems() if p.name in ("diabetes",)]
   monkeypatch.setattr(regression, "problems", lambda: some)
   monkeypatch.setattr(regression, "SHOWN", ("diabetes",) * 3)
+  judge = functools.partial(regression.goodness.judge, replications=39)
+  monkeypatch.setattr(regression.goodness, "judge", judge)
   picture = tmp_path / "a.png"
   args = ["--chains", "50", "--repetitions", "2", "--output", str(picture)]
   results = regression.run(regression.parse(args))

@@ -36,13 +36,19 @@ def estimator(request):
 
 def follow(estimator, xs, state=None):
   """The last state, and the estimates after each value."""
+  state = estimator.init() if state is None else state
+  return following(estimator)(state, jnp.float32(xs))
+
+
+@functools.cache
+def following(estimator):
+  """`follow`, compiled once for each length."""
 
   def step(state, x):
     state = estimator.update(state, x)
     return state, estimator.estimate(state)
 
-  state = estimator.init() if state is None else state
-  return jax.jit(functools.partial(lax.scan, step))(state, jnp.float32(xs))
+  return jax.jit(functools.partial(lax.scan, step))
 
 
 def last(estimator, samples):

@@ -78,11 +78,7 @@ def assert_close(one, other):
 @pytest.mark.parametrize(
   "optimizer, way",
   [
-    pytest.param(
-      optimizer,
-      way,
-      marks=[] if optimizer == "htga" or way == "shard_map" else slow,
-    )
+    pytest.param(optimizer, way, marks=() if optimizer == "htga" else slow)
     for optimizer in OPTIMIZERS
     for way in ("jit", "fsdp", "shard_map", "pmap")
   ],
