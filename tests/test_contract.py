@@ -36,10 +36,16 @@ def case(request):
 
 
 # Most laws are checked on one case of a factory; on its variants (per layer,
-# another estimator) they are slow tests, and so they are on what other cases
-# have in them (htga) or all the parts of (ahtsgd).
+# another estimator) they are slow tests, and so they are on what is composed of
+# others, but for htga.
 _FIRST = {case.factory: case for case in reversed(cases.CASES)}
-del _FIRST[htga_optax.scale_by_htga], _FIRST[htga_optax.ahtsgd]
+for composed in (
+  htga_optax.scale_by_htga,
+  htga_optax.tail_index_sgd,
+  htga_optax.truncated_heavy_tailed_sgd,
+  htga_optax.ahtsgd,
+):
+  del _FIRST[composed]
 _FIRST = _FIRST.values()
 variants_are_slow = pytest.mark.parametrize(
   "case",
@@ -509,7 +515,7 @@ def single_device_result(case):
   return params, state
 
 
-@variants_are_slow
+@pytest.mark.slow  # test_train.py has a run under pmap
 def test_pmap_is_one_device(case):
   params, batches = data_parallel_problem()
   tx = case.make()

@@ -242,7 +242,9 @@ def test_vmap_over_keys():
 # -- devices ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+  "devices", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)), 8]
+)
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("isotropic", [False, True])
 def test_jit_has_the_noise_of_one_device(devices, axis_type, isotropic):
