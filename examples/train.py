@@ -6,7 +6,7 @@
     python examples/train.py --optimizer ahtsgd --parallel fsdp --devices 8
     python examples/train.py --processes 2 --devices 4
     python examples/train.py --checkpoint runs/1 --csv run.csv
-    python examples/train.py --tensorboard runs/1 --wandb .
+    python examples/train.py --tensorboard board --wandb .
 
 Models are those of models.py, data sets those of data.py, optimizers and ways
 to train on many devices those of training.py. A run is a function of its seed:

@@ -223,9 +223,9 @@ def pareto_k_diagnostic(
     >>> for alpha in (4.0, 1.25, 0.8):  # the quantiles of Pareto laws
     ...   k, bound, yes, enough = gradient_noise.pareto_k_diagnostic(
     ...       u ** (-1 / alpha))
-    ...   print(f"{k:.2f} {bound:.2f} {yes} {enough:.2g}")
-    0.26 0.67 True 22
-    0.78 0.67 False 4.4e+04
+    ...   print(f"{k:.2f} {bound:.2f} {yes} {enough:.3g}")
+    0.26 0.67 True 22.2
+    0.78 0.67 False 4.38e+04
     1.22 0.67 False inf
 
   References:

@@ -405,7 +405,7 @@ def close(actual, expected):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # by the same average as under shard_map
 def test_pmap_averages_the_loss():
   _, params, _, x, y = problem()
   split = lambda a: a.reshape(8, 2, -1)

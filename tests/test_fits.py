@@ -243,7 +243,7 @@ def test_without_scipy_it_says_what_to_install(monkeypatch):
 
 @pytest.mark.slow
 def test_stable_fit_is_scipys():
-  """On 200 values, where SciPy's takes a minute or more."""
+  """On 200 values, since SciPy's search is slow (benchmarks/bench_fits.py)."""
   x = stats.levy_stable.rvs(
     1.5, 0, size=200, random_state=np.random.default_rng(0)
   )

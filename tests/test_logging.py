@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 PARAMS = {"dense": {"kernel": jnp.ones([2, 3]), "bias": None}, "v": jnp.ones(4)}
 
-for package in ("flax", "rich", "sklearn"):
+for package in ("flax", "orbax.checkpoint", "rich", "sklearn"):
   pytest.importorskip(package)
 
 

@@ -250,7 +250,7 @@ def test_scan_is_loop_and_vmap(estimator):
   xs = np.abs(xs) if estimator is ESTIMATORS["ew_hill"] else xs
   scanned, estimates = follow(estimator, xs)
   state = estimator.init()
-  jitted = jax.jit(estimator.update)  # but for the last three, which suffice
+  jitted = jax.jit(estimator.update)  # eager steps are slow: three will do
   for i, x in enumerate(xs):
     update = jitted if i < 57 else estimator.update
     state = update(state, x)
