@@ -2,7 +2,7 @@
 
 from scipy import stats
 
-from htga_optax import fits
+from htga_optax.diagnostics import fits
 
 
 def test_stable_over_scipy(race):

@@ -1,10 +1,10 @@
 """Is a sample of Student's t law, or of a symmetric stable one?
 
 Both families have a location, a scale and a shape, and are fitted by maximum
-likelihood (`htga_optax.fits`). The distance of Kolmogorov and Smirnov to the
-fitted law is taken, and its p-value is the share of samples of that law whose
-distance, each to a fit of its own, is as large. The p-value of the textbook,
-for a law that was not fitted, would be too large by far.
+likelihood (`htga_optax.diagnostics.fits`). The distance of Kolmogorov and
+Smirnov to the fitted law is taken, and its p-value is the share of samples of
+that law whose distance, each to a fit of its own, is as large. The p-value of
+the textbook, for a law that was not fitted, would be too large by far.
 
 `fits.goodness` does that for one sample. Here many samples of one law share the
 bootstrap: distances depend on the shape alone, which all know best together.
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from htga_optax import fits
+from htga_optax.diagnostics import fits
 
 FAMILIES = ("Student t", "stable")
 

@@ -17,36 +17,27 @@ The folder is a ladder, and each rung a thin layer on the one below:
     gradient_noise                          two batches' gradients -> noise
     curvature                               a loss -> eigenvalues, trace
     hsgd                                    what theory says of linear models
-    fits                                    which law fits (host, scipy)
-    logs, verdicts, landscape, plots        what a run left, in words, pictures
     streaming, exponentially_weighted       a sample that arrives step by step
-    diagnostics                             a state or a log in sentences
     tracking, sharpness                     trackers
     modulation, clipping, noise, truncation listeners, arguments by readings
     relay                                   which passes readings on
     optimizers                              ready chains
+    diagnostics                             the host side: a state or a log in
+                                            words and pictures
 """
-
-import importlib
-import types
-from typing import TYPE_CHECKING
 
 from htga_optax import coordinates as coordinates
 from htga_optax import curvature as curvature
+from htga_optax import diagnostics as diagnostics
 from htga_optax import estimators as estimators
 from htga_optax import exponentially_weighted as exponentially_weighted
-from htga_optax import fits as fits
 from htga_optax import gradient_noise as gradient_noise
 from htga_optax import hsgd as hsgd
 from htga_optax import intervals as intervals
-from htga_optax import landscape as landscape
-from htga_optax import logs as logs
 from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics
-from htga_optax import plots as plots
 from htga_optax import stable as stable
 from htga_optax import streaming as streaming
-from htga_optax import verdicts as verdicts
 from htga_optax.clipping import clip_by_tail_quantile as clip_by_tail_quantile
 from htga_optax.clipping import (
   ClipByTailQuantileState as ClipByTailQuantileState,
@@ -92,14 +83,4 @@ from htga_optax.truncation import noise_gradient as noise_gradient
 from htga_optax.truncation import truncate as truncate
 from htga_optax.truncation import TruncateState as TruncateState
 
-if TYPE_CHECKING:
-  from htga_optax import diagnostics as diagnostics
-
 __version__ = "0.1.0"
-
-
-def __getattr__(name: str) -> types.ModuleType:
-  """Imports `diagnostics` late, so that `python -m` runs it but once."""
-  if name == "diagnostics":
-    return importlib.import_module("htga_optax.diagnostics")
-  raise AttributeError(f"module 'htga_optax' has no attribute {name!r}")

@@ -5,7 +5,6 @@ numeric argument is a tracer, about which nothing can be said at trace time.
 """
 
 from collections.abc import Callable
-import importlib
 import numbers
 from typing import Any
 
@@ -124,29 +123,3 @@ def check_key(key: ArrayLike) -> tuple[Any, Any]:
   if not isinstance(data, Tracer):
     data = np.asarray(data)  # of no mesh, and copied by every init
   return data, jax.random.key_impl(typed)
-
-
-def optional_module(name: str) -> Any:
-  """Imports a module that only the extra `diagnostics` brings.
-
-  Args:
-    name: its dotted name.
-
-  Returns:
-    The module.
-
-  Raises:
-    ImportError: it is not installed; the message says what to install.
-
-  Examples:
-    >>> optional_module("no_module")
-    Traceback (most recent call last):
-    ImportError: no_module is missing: pip install "htga_optax[diagnostics]"
-  """
-  try:
-    return importlib.import_module(name)
-  except ImportError as error:
-    raise ImportError(
-      f'{name.split(".")[0]} is missing: pip install "htga_optax[diagnostics]"',
-      name=name,
-    ) from error

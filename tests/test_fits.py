@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
 
-from htga_optax import fits
+from htga_optax.diagnostics import fits
 
 X = np.concatenate([[1e-2, 0.1, 0.3], np.geomspace(0.5, 5e3, 12)])
 X = np.concatenate([-X[::-1], X])

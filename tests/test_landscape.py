@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from htga_optax import curvature, landscape
+from htga_optax import curvature
+from htga_optax.diagnostics import landscape
 
 
 def params(dtype=jnp.float32):
@@ -20,7 +21,7 @@ def params(dtype=jnp.float32):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_filters_have_the_lengths_of_the_parameters(dtype):
   tree = params(dtype)
-  direction = landscape.filter_normalized(jax.random.key(1), tree)
+  direction = landscape.filter_normalized(tree, key=jax.random.key(1))
   assert jax.tree.map(lambda x: (x.shape, x.dtype), direction) == jax.tree.map(
     lambda x: (x.shape, x.dtype), tree
   )
@@ -42,7 +43,7 @@ def test_the_slice_does_not_see_the_scale_of_a_layer():
   steps = jnp.linspace(-1, 1, 5)
   slices = []
   for scaled in (w, [4 * w[0], w[1] / 4]):
-    d = landscape.filter_normalized(jax.random.key(2), scaled)
+    d = landscape.filter_normalized(scaled, key=jax.random.key(2))
     slices.append(landscape.loss_slice(loss_fn, scaled, [d], steps))
   np.testing.assert_allclose(*slices, rtol=1e-4)
   assert slices[0][2] == pytest.approx(float(loss_fn(w)), rel=1e-5)

@@ -5,14 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from htga_optax import (
-  estimators,
-  fits,
-  hsgd,
-  intervals,
-  order_statistics,
-  plots,
-)
+from htga_optax import estimators, hsgd, intervals, order_statistics
+from htga_optax.diagnostics import fits, plots
+from htga_optax.diagnostics.plots import _style, _tails
 
 X = np.random.default_rng(0).pareto(1.5, 600) + 1
 
@@ -82,7 +77,7 @@ def test_hill_plot_is_hills_and_marks_k():
 
 
 def test_hill_plot_has_the_interval_at_k():
-  curve = plots._hill_curve(X, 60, 240)
+  curve = _tails._hill_curve(X, 60, 240)
   expected = intervals.examine(order_statistics.sorted_window(X), 60).inflation
   alpha = estimators.hill(X, 60)
   ends = estimators.hill_interval(alpha, 60 / expected)
@@ -142,7 +137,7 @@ def test_landscapes_and_spectra():
 
 
 def test_colours_and_dashes_differ():
-  looks = [tuple(plots._look(i).items()) for i in range(6)]
+  looks = [tuple(_style.line(i).items()) for i in range(6)]
   assert len({str(look) for look in looks}) == 6
 
 

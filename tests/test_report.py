@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 import htga_optax
-from htga_optax import diagnostics, fits, logs, verdicts
+from htga_optax import diagnostics
+from htga_optax.diagnostics import __main__ as command
+from htga_optax.diagnostics import fits, logs, verdicts
 
 ROOT = pathlib.Path(htga_optax.__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -203,7 +205,7 @@ def test_bad_logs_get_one_line(tmp_path, text, message):
   path = tmp_path / "run.log"
   path.write_text(text)
   with pytest.raises(SystemExit) as end:
-    diagnostics.main([str(path), "-o", str(tmp_path / "page.html")])
+    command.main([str(path), "-o", str(tmp_path / "page.html")])
   said = str(end.value.code)
   assert said.startswith("diagnostics: ") and "\n" not in said
   assert message in said
@@ -226,7 +228,7 @@ def test_bad_arguments_get_one_line(tmp_path):
     ([], "the following arguments are required: log"),
   ):
     with pytest.raises(SystemExit) as end:
-      diagnostics.main([str(a) for a in arguments])
+      command.main([str(a) for a in arguments])
     said = str(end.value.code)
     assert message in said and "\n" not in said
 
@@ -235,7 +237,7 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
   log = write_csv(tmp_path / "run.csv", columns(400))
   with pytest.raises(SystemExit, match=r'pip install "htga_optax\[diagnost'):
-    diagnostics.main([str(log)])
+    command.main([str(log)])
 
 
 def test_empty_cells_and_a_row_that_is_being_written(tmp_path):

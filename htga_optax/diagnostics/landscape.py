@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 from htga_optax import checks, curvature
 
 
-def filter_normalized(key: ArrayLike, params: Any) -> Any:
+def filter_normalized(params: Any, *, key: ArrayLike) -> Any:
   """A random direction whose filters are as long as those of the parameters.
 
   A filter is a slice along the last axis, where Flax and Haiku have the
@@ -34,17 +34,17 @@ def filter_normalized(key: ArrayLike, params: Any) -> Any:
   normalisation) do not move, as in the paper.
 
   Args:
+    params: a tree of real floating-point leaves.
     key: of `jax.random`.
-    params: real floating-point leaves.
 
   Returns:
-    The direction, as `params`; a filter of zeros has one of zeros.
+    The direction, a tree as `params`; it is 0 for a filter of zeros.
 
   Examples:
     >>> import jax, jax.numpy as jnp
-    >>> from htga_optax import landscape
+    >>> from htga_optax.diagnostics import landscape
     >>> params = {"w": jnp.ones([4, 3]) * jnp.arange(3), "b": jnp.ones(3)}
-    >>> d = landscape.filter_normalized(jax.random.key(0), params)
+    >>> d = landscape.filter_normalized(params, key=jax.random.key(0))
     >>> print(jnp.linalg.norm(d["w"], axis=0).round(4), d["b"])
     [0. 2. 4.] [0. 0. 0.]
 
@@ -75,20 +75,22 @@ def loss_slice(
   """The loss on a line or a square around the parameters.
 
   Args:
-    loss_fn: (params) -> loss, []; under jit, once for each point, in turn.
-    params: the middle.
-    directions: one or two trees as `params`, of :func:`filter_normalized` say.
-    steps: how far along each, [m]; 1 is the length of the direction.
+    loss_fn: (params) -> loss, []; it runs under jit, for one point at a time.
+    params: the point in the middle.
+    directions: one or two trees as `params`, as :func:`filter_normalized`
+      returns them.
+    steps: how far to go along each direction, [m], in lengths of the direction.
 
   Returns:
     The losses, float32 [m], or [m, m] with the second direction in columns.
 
   Raises:
-    ValueError: `directions` are not one or two, or `steps` not [m].
+    ValueError: there are not one or two directions, or `steps` is not
+      one-dimensional.
 
   Examples:
     >>> import jax.numpy as jnp
-    >>> from htga_optax import landscape
+    >>> from htga_optax.diagnostics import landscape
     >>> loss_fn = lambda x: jnp.sum(x**2)
     >>> line = landscape.loss_slice(
     ...   loss_fn, jnp.zeros(2), [jnp.ones(2)], jnp.arange(-2.0, 3)
@@ -119,14 +121,13 @@ def loss_slice(
 
 
 class Density(NamedTuple):
-  """A spectral density, on points and as what it was made of.
+  """A spectral density, and the quadratures that it was made of.
 
   Attributes:
-    points: eigenvalues at which it is given, float32 [points].
-    density: it, float32 [points]; its integral is 1.
+    points: eigenvalues, float32 [points].
+    density: the density at these points, float32 [points]; its integral is 1.
     nodes: of the quadratures, float32 [probes, num_matvecs].
-    weights: of the nodes, float32 [probes, num_matvecs]; they sum to 1 in each
-      row.
+    weights: of the nodes, float32 [probes, num_matvecs]; each row sums to 1.
   """
 
   points: jax.Array
@@ -169,7 +170,7 @@ def spectral_density(
 
   Examples:
     >>> import jax, jax.numpy as jnp
-    >>> from htga_optax import landscape
+    >>> from htga_optax.diagnostics import landscape
     >>> eigenvalues = jnp.arange(400) >= 300  # 300 zeros and 100 ones
     >>> found = landscape.spectral_density(
     ...   lambda v: eigenvalues * v,

@@ -1,128 +1,18 @@
-"""What a run says, in words: of a state after the step, or of a whole log.
+"""A log as one page of HTML: the verdict, the laws, the pictures."""
 
-    python -m htga_optax.diagnostics RUN.csv -o report.html
-
-writes one page that needs no network: the verdict of :mod:`htga_optax.verdicts`
-on a column of norms, the laws that were tested, and pictures.
-"""
-
-import argparse
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import html
 import io
 import math
-import os
-import pathlib
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
-import jax
 import numpy as np
-import optax
 
-from htga_optax import checks, fits, logs, plots, verdicts
+from htga_optax.diagnostics import _optional, fits, plots, verdicts
 
 RATES = ("learning_rate", "lr")
 FACTORS = ("amplification", "rate_scale")
-
-
-def explain(state: Any) -> str:
-  """Says in sentences what the norms of a run are like.
-
-  Args:
-    state: an optimizer state with one :func:`htga_optax.track_tail_index` in
-      it, however deep. Its arrays are copied to the host.
-
-  Returns:
-    The sentences; per layer, a line for each leaf.
-
-  Raises:
-    ValueError: there is no such tracker in the state, or more than one.
-
-  Examples:
-    >>> import jax, jax.numpy as jnp, numpy as np, optax
-    >>> from htga_optax import diagnostics, track_tail_index
-    >>> tx = track_tail_index(window_size=256, k=25)
-    >>> state, update = tx.init(jnp.zeros(1)), jax.jit(tx.update)
-    >>> for r in np.random.default_rng(0).pareto(1.5, size=300) + 1:
-    ...   _, state = update(jnp.asarray([r]), state)
-    >>> print(diagnostics.explain(state))
-    Tail index 1.4 (95 %: 0.92 to 2.1): perhaps heavy, an infinite variance is
-    within the interval. A power law is not rejected (drift -0.3, misfit -0.3).
-  """
-  try:
-    tail_index = optax.tree.get(state, "tail_index")
-  except KeyError as error:
-    raise ValueError("explain takes a state with one tracker.") from error
-  if tail_index is None:
-    raise ValueError(
-      "explain found no `tail_index` in this state: put track_tail_index()"
-      " into the chain."
-    )
-  names = (
-    "tail_index_interval",
-    "tail_model_statistics",
-    "tail_model_rejected",
-    "nonfinite_count",
-  )
-  fields = [jax.tree.leaves(optax.tree.get(state, name)) for name in names]
-  estimator_state = optax.tree.get(state, "estimator_state")
-  groups = jax.tree.leaves_with_path(tail_index)
-  series = getattr(estimator_state, "series", None)
-  inflations = np.ones(len(groups)) if series is None else series.inflation
-  lines = []
-  for (path, alpha), *rest in zip(groups, *fields, inflations):
-    name = "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
-    sentence = _sentence(float(alpha), *map(np.asarray, rest))
-    lines.append(f"{name}: {sentence}" if name else sentence)
-  return "\n".join(lines)
-
-
-def _sentence(
-  tail_index: float,
-  interval: np.ndarray,
-  statistics: np.ndarray,
-  rejected: np.ndarray,
-  nonfinite_count: np.ndarray,
-  inflation: np.ndarray,
-) -> str:
-  said = []
-  if not tail_index:
-    said.append(
-      "No tail index yet: the window is not full, or its largest norms are"
-      " equal."
-    )
-  else:
-    low, high = map(float, interval)
-    drift, misfit = map(float, statistics)
-    said.append(
-      f"Tail index {tail_index:.2g} (95 %: {low:.2g} to {high:.2g}):"
-      f" {verdicts.meaning(low, high)}."
-    )
-    tests = f"(drift {drift:.1f}, misfit {misfit:.1f})"
-    if not rejected:
-      said.append(f"A power law is not rejected {tests}.")
-    elif abs(drift) >= abs(misfit):
-      place, change = ("late", "risen") if drift > 0 else ("early", "fallen")
-      said.append(
-        f"Do not trust it {tests}: the largest norms came {place} in the"
-        f" window, so their level has {change}, and a trend reads as a tail."
-      )
-    else:
-      # A level that has risen scores like a light tail.
-      reach = "farther than a power law's would"
-      if misfit < 0:
-        reach = "less far than a power law's would, or their level has risen"
-      said.append(f"Do not trust it {tests}: the largest norms reach {reach}.")
-    if inflation >= 1.5:
-      said.append(
-        f"The norms depend on those before, so that {inflation:.1f} of them"
-        " tell as much as one."
-      )
-  if nonfinite_count:
-    said.append(f"Norms that were not finite: {nonfinite_count}.")
-  return " ".join(said)
 
 
 def pictures(
@@ -244,7 +134,7 @@ def report(
     ImportError: scipy or matplotlib is missing.
     ValueError: as :func:`verdicts.examine`.
   """
-  checks.optional_module("matplotlib.figure")
+  _optional.load("matplotlib.figure")
   found = verdicts.examine(columns, column, window)
   paragraphs = "\n".join(
     f"<p>{html.escape(line)}</p>" for line in verdicts.sentences(found, columns)
@@ -317,47 +207,3 @@ def _table(found: verdicts.Verdict) -> str:
   heads = ("law", "values", "tail index", "KS", "p", "AD", "p", "at 5 %")
   head = "".join(f"<th>{name}</th>" for name in heads)
   return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
-
-
-class _Parser(argparse.ArgumentParser):
-  def error(self, message: str) -> NoReturn:
-    sys.exit(f"diagnostics: {message}")
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-  """The command line; every failure is one line, and the exit status 1."""
-  parser = _Parser(
-    prog="python -m htga_optax.diagnostics",
-    description="A page on the tails of a run, from its log.",
-  )
-  parser.add_argument("log", help="CSV with a line of names, or JSON lines")
-  parser.add_argument("-o", "--output", default="report.html")
-  parser.add_argument(
-    "--column",
-    help=f"of norms, or signed; else one of {', '.join(verdicts.NORMS)}",
-  )
-  parser.add_argument(
-    "--window",
-    type=int,
-    default=verdicts.WINDOW,
-    help="last values for the verdict",
-  )
-  args = parser.parse_args(arguments)
-  output = pathlib.Path(args.output)
-  try:
-    if output.exists() and os.path.samefile(args.log, output):
-      raise ValueError(f"{output} is the log: name another page with -o.")
-    columns = logs.read(args.log)
-    title = pathlib.Path(args.log).name
-    page = report(columns, title, args.column, args.window)
-    output.write_text(page, "utf-8")
-    found = page.split('<div id="verdict">')[1].split("</div>")[0]
-    for line in found.strip().splitlines():
-      print(html.unescape(line.removeprefix("<p>").removesuffix("</p>")))
-    print(f"Page: {output}")
-  except (ValueError, OSError, ImportError) as error:
-    sys.exit(f"diagnostics: {str(error).splitlines()[0]}")
-
-
-if __name__ == "__main__":
-  main()

@@ -28,7 +28,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
   Examples:
     >>> import pathlib, tempfile
-    >>> from htga_optax import logs
+    >>> from htga_optax.diagnostics import logs
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   path = pathlib.Path(folder, "run.csv")
     ...   _ = path.write_text("step,loss,note\n1,0.5,warm\n2,,\n")

@@ -1,0 +1,56 @@
+"""The command line: a log in, a page of HTML out."""
+
+import argparse
+from collections.abc import Sequence
+import html
+import os
+import pathlib
+import sys
+from typing import NoReturn
+
+from htga_optax import diagnostics
+from htga_optax.diagnostics import logs, verdicts
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> NoReturn:
+    sys.exit(f"diagnostics: {message}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+  """The command line; every failure is one line, and the exit status 1."""
+  parser = _Parser(
+    prog="python -m htga_optax.diagnostics",
+    description="A page on the tails of a run, from its log.",
+  )
+  parser.add_argument("log", help="CSV with a line of names, or JSON lines")
+  parser.add_argument("-o", "--output", default="report.html")
+  parser.add_argument(
+    "--column",
+    help=f"of norms, or signed; else one of {', '.join(verdicts.NORMS)}",
+  )
+  parser.add_argument(
+    "--window",
+    type=int,
+    default=verdicts.WINDOW,
+    help="last values for the verdict",
+  )
+  args = parser.parse_args(arguments)
+  output = pathlib.Path(args.output)
+  try:
+    if output.exists() and os.path.samefile(args.log, output):
+      raise ValueError(f"{output} is the log: name another page with -o.")
+    columns = logs.read(args.log)
+    title = pathlib.Path(args.log).name
+    page = diagnostics.report(columns, title, args.column, args.window)
+    output.write_text(page, "utf-8")
+    found = page.split('<div id="verdict">')[1].split("</div>")[0]
+    for line in found.strip().splitlines():
+      print(html.unescape(line.removeprefix("<p>").removesuffix("</p>")))
+    print(f"Page: {output}")
+  except (ValueError, OSError, ImportError) as error:
+    sys.exit(f"diagnostics: {str(error).splitlines()[0]}")
+
+
+if __name__ == "__main__":
+  main()

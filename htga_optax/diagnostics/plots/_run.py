@@ -1,0 +1,169 @@
+"""Pictures of a run: readings over its steps, norms at its stages."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jax.typing import ArrayLike
+import numpy as np
+
+from htga_optax.diagnostics.plots import _style
+
+_SHOWN = 2000  # points of a curve, at most
+
+
+def tail_index(
+  steps: ArrayLike,
+  estimates: ArrayLike,
+  low: ArrayLike | None = None,
+  high: ArrayLike | None = None,
+  bounds: tuple[float, float] | None = None,
+  label: str = "tail index",
+  ax: Any = None,
+) -> Any:
+  """The tail index over time, with its interval.
+
+  Args:
+    steps: of the run, [n].
+    estimates: at these steps; 0 and what is not finite are left out.
+    low: the interval's lower end.
+    high: the interval's upper end.
+    bounds: from theory, as :func:`hsgd.tail_index_bounds`.
+    label: in the legend.
+    ax: where to draw.
+
+  Returns:
+    The axes; the axis ends at 8, where a tail is as good as light.
+  """
+  ax = _style.panels()[0, 0] if ax is None else ax
+  steps, values = np.asarray(steps, float), np.asarray(estimates, float)
+  there = np.isfinite(values) & (values > 0)
+  number = sum(line.get_gid() == "index" for line in ax.lines)
+  style = _style.line(number)
+  if low is not None and high is not None:
+    ends = [np.asarray(v, float)[there] for v in (low, high)]
+    ax.fill_between(
+      steps[there], *ends, color=style["color"], alpha=0.2, lw=0, label="95 %"
+    )
+  marker = "o" if np.sum(there) < 60 else None
+  ax.plot(
+    steps[there], values[there], label=label, gid="index", ms=3, marker=marker,
+    **style,
+  )  # fmt: skip
+  if number == 0:
+    ax.axhline(2, color="0.4", lw=0.8)
+    ax.text(1, 2, "2", transform=ax.get_yaxis_transform(), va="center")
+  if bounds is not None:
+    ax.axhspan(*bounds, color="0.8", lw=0, label="bounds from theory")
+  top = float(np.max(values[there], initial=2)) * 1.3
+  ax.set(xlabel="step", ylabel="tail index", ylim=(0, min(8.0, max(3.0, top))))
+  return _style.legend(ax)
+
+
+def series(
+  steps: ArrayLike,
+  values: Mapping[str, ArrayLike],
+  ylabel: str,
+  log: bool = True,
+  ax: Any = None,
+) -> Any:
+  """Curves over the steps of a run: norms, losses, effective step sizes.
+
+  A long one is drawn as the band from the least to the largest of each of a
+  thousand stretches, so that no spike is lost, around their medians.
+
+  Args:
+    steps: [n].
+    values: by name, [n] each. What is not finite is left out, and what is not
+      positive if `log`.
+    ylabel: with the unit.
+    log: whether the axis is logarithmic.
+    ax: where to draw.
+
+  Returns:
+    The axes.
+  """
+  ax = _style.panels()[0, 0] if ax is None else ax
+  steps = np.asarray(steps, float)
+  for i, (name, y) in enumerate(values.items()):
+    y = np.asarray(y, float)
+    there = np.isfinite(y) & ((y > 0) | (not log))
+    x, y = steps[there], y[there]
+    style = _style.line(i)
+    if y.size > _SHOWN:
+      size = y.size // (_SHOWN // 2)
+      x, y = (v[: v.size // size * size].reshape(-1, size) for v in (x, y))
+      x = x[:, 0]
+      ends = y.min(axis=1), y.max(axis=1)
+      ax.fill_between(x, *ends, color=style["color"], alpha=0.25, lw=0)
+      y = np.median(y, axis=1)
+    ax.plot(x, y, label=name, lw=1.1, **style)
+  ax.set(xlabel="step", ylabel=ylabel, yscale="log" if log else "linear")
+  return _style.legend(ax) if len(values) > 1 else ax
+
+
+def step_size(
+  steps: ArrayLike,
+  learning_rate: ArrayLike,
+  factors: Mapping[str, ArrayLike] | None = None,
+  ax: Any = None,
+) -> Any:
+  """The learning rate, and what modulation makes of it.
+
+  Args:
+    steps: [n].
+    learning_rate: a number or [n].
+    factors: by name, [n] each: "amplification", "rate_scale". The effective
+      step size is the learning rate times all of them.
+    ax: where to draw.
+
+  Returns:
+    The axes.
+  """
+  steps = np.asarray(steps, float)
+  rate = np.broadcast_to(np.asarray(learning_rate, float), steps.shape)
+  curves = {"learning rate": rate}
+  if factors:
+    product = rate * np.prod([np.asarray(f) for f in factors.values()], axis=0)
+    curves["effective"] = product
+  return series(steps, curves, "step size", ax=ax)
+
+
+def norm_histograms(
+  stages: Mapping[str, tuple[ArrayLike, ArrayLike]], unit: str = ""
+) -> Any:
+  """Histograms of norms at stages of a run, before and after modulation.
+
+  Args:
+    stages: by title, norms before and after.
+    unit: of the norm, for the labels.
+
+  Returns:
+    The axes, [1, stages], with one scale.
+
+  Raises:
+    ValueError: there is no stage, or no positive and finite norm.
+  """
+  pairs = [[np.asarray(v, float) for v in pair] for pair in stages.values()]
+  pool = np.concatenate([v for pair in pairs for v in pair] or [np.zeros(0)])
+  pool = pool[np.isfinite(pool) & (pool > 0)]
+  if not pool.size:
+    raise ValueError("norm_histograms has no positive and finite norm to draw.")
+  axes = _style.panels(1, len(pairs), size=4.0)
+  low, high = float(pool.min()), float(pool.max())
+  bins = np.geomspace(low / 1.01, high * 1.01, 41)
+  for ax, title, pair in zip(axes[0], stages, pairs):
+    for i, (norms, label) in enumerate(zip(pair, ("before", "after"))):
+      weights = np.full(norms.size, 1 / max(norms.size, 1))
+      color = _style.COLORS[i]
+      ax.hist(
+        norms, bins, weights=weights, histtype="step", color=color, lw=1.4,
+        ls=_style.DASHES[i], label=label,
+      )  # fmt: skip
+    ax.set_title(title, loc="left")
+    ax.set(xscale="log", yscale="log", xlabel=_style.label("norm", unit))
+    _style.legend(ax)
+  axes[0, 0].set_ylabel("share of steps")
+  limits = [ax.get_ylim() for ax in axes[0]]
+  for ax in axes[0]:
+    ax.set_ylim(min(v[0] for v in limits), max(v[1] for v in limits))
+  return axes

@@ -1,0 +1,30 @@
+"""A verdict on the norms of a run: numbers from a log, and sentences.
+
+The verdict rests on the last values of a column:
+
+    tail index     Hill's estimate from the largest tenth, its interval for
+                   dependent values and its drift
+                   (:mod:`htga_optax.intervals`)
+    laws           fitted to values so far apart that they hardly depend on one
+                   another, and tested by a parametric bootstrap
+                   (:mod:`htga_optax.diagnostics.fits`)
+    clip           the norm that one step in a thousand exceeds, from a
+                   generalized Pareto tail
+
+A law that is not rejected need not be right: two thousand norms cannot tell a
+power law from a lognormal law with a wide tail.
+"""
+
+from htga_optax.diagnostics.verdicts._examine import CLIPPED as CLIPPED
+from htga_optax.diagnostics.verdicts._examine import FEWEST as FEWEST
+from htga_optax.diagnostics.verdicts._examine import NORMS as NORMS
+from htga_optax.diagnostics.verdicts._examine import (
+  REPLICATIONS as REPLICATIONS,
+)
+from htga_optax.diagnostics.verdicts._examine import WINDOW as WINDOW
+from htga_optax.diagnostics.verdicts._examine import Verdict as Verdict
+from htga_optax.diagnostics.verdicts._examine import examine as examine
+from htga_optax.diagnostics.verdicts._examine import rejected as rejected
+from htga_optax.diagnostics.verdicts._sentences import meaning as meaning
+from htga_optax.diagnostics.verdicts._sentences import sentences as sentences
+from htga_optax.diagnostics.verdicts._sentences import trend as trend

@@ -1,0 +1,224 @@
+"""The numbers of a verdict."""
+
+from collections.abc import Callable, Mapping
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from htga_optax import checks, estimators, intervals, order_statistics
+from htga_optax.diagnostics import fits
+
+NORMS = (
+  "update_norm",
+  "gradient_norm",
+  "grad_norm",
+  "norm",
+  "noise_norm",
+)
+WINDOW = 2048  # how many values a verdict rests on, unless the user says
+FEWEST = 100  # values that a verdict needs
+CLIPPED = 1e-3  # the share of steps whose norm exceeds `Verdict.clip`
+REPLICATIONS = 99  # of each bootstrap
+LEVEL = 0.05  # of the tests
+_BLOCKS = 40  # windows over the run, at most
+
+
+class Verdict(NamedTuple):
+  """What :func:`examine` finds in a column of a log.
+
+  Attributes:
+    column: the column's name.
+    values: the absolute values of the last window, [W].
+    steps: the steps of these values, [W].
+    left_out: how many values of the whole column are not finite, or 0.
+    tail_index: Hill's estimate from the window.
+    interval: its interval of nominally 95 %, for dependent values.
+    series: dependence, bias and drift of the window.
+    blocks: for windows over the run, [5, blocks]: steps, tail indices, their
+      lower and upper ends, medians.
+    thinned: every `stride`-th value of the window, with its sign; the laws of
+      tails are fitted to these.
+    stride: 1 if large values are as good as independent.
+    k: how many values of `thinned` are the tail.
+    apart: values of the window, `lag` steps apart, with their signs; the laws
+      of all values are fitted to these.
+    lag: the first lag at which the ranks have a correlation below 0.1.
+    tests: one test for each law that can be fitted.
+    clip: the norm that a share `CLIPPED` of the steps exceeds; nan if the tail
+      has no fit.
+  """
+
+  column: str
+  values: np.ndarray
+  steps: np.ndarray
+  left_out: int
+  tail_index: float
+  interval: tuple[float, float]
+  series: intervals.Series
+  blocks: np.ndarray
+  thinned: np.ndarray
+  stride: int
+  k: int
+  apart: np.ndarray
+  lag: int
+  tests: list[fits.Goodness]
+  clip: float
+
+
+def examine(
+  columns: Mapping[str, np.ndarray],
+  column: str | None = None,
+  window: int = WINDOW,
+) -> Verdict:
+  """Examines a column of norms.
+
+  Args:
+    columns: arrays by name, of equal lengths, as
+      :func:`htga_optax.diagnostics.logs.read` returns them. "step" is optional.
+    column: the name of the column; if None, the first of `NORMS` that exists.
+      If it has negative values, laws with two tails are fitted to it, and
+      everything else is about absolute values.
+    window: the verdict rests on at most so many of the last values.
+
+  Returns:
+    The :class:`Verdict`.
+
+  Raises:
+    ImportError: scipy is missing.
+    ValueError: there is no such column, it has fewer than `FEWEST` values that
+      are finite and not 0, or the largest of them are equal.
+
+  Examples:
+    >>> import numpy as np
+    >>> from htga_optax.diagnostics import verdicts
+    >>> log = {"norm": np.random.default_rng(0).pareto(1.5, 1000) + 1}
+    >>> found = verdicts.examine(log)
+    >>> print(verdicts.sentences(found, log)[0])
+    Tail index 1.5 (95 %: 1.2 to 1.8) of norm, from the 100 largest of the last
+    1000 values: heavy, the variance of the norm is infinite.
+  """
+  checks.check_number(
+    "window", window, lambda v: v >= FEWEST, f"be at least {FEWEST}"
+  )
+  name = _column(columns, column)
+  x = np.asarray(columns[name], float)
+  steps = np.asarray(columns.get("step", np.arange(1, x.size + 1)), float)
+  usable = np.isfinite(x) & (x != 0) & (np.abs(x) < 1e37) & np.isfinite(steps)
+  left_out = int(x.size - np.sum(usable))
+  x, steps = x[usable], steps[usable]
+  if x.size < FEWEST:
+    raise ValueError(
+      f"{name} has {x.size} values that are finite and not 0; a verdict takes"
+      f" {FEWEST}."
+    )
+  size = min(window, x.size)
+  k = size // 10
+  ends = np.unique(np.linspace(size, x.size, _BLOCKS).astype(int))
+  windows = np.stack([np.abs(x[end - size : end]) for end in ends])
+  # In units of the median, so that float32 holds them.
+  medians = np.median(windows, axis=1)
+  scaled = np.asarray(windows / medians[:, None], np.float32)
+  examiner = jax.jit(_examiner(k))
+  found = [jax.tree.map(np.asarray, examiner(one)) for one in scaled]
+  alphas, limits, series = jax.tree.map(lambda *v: np.stack(v), *found)
+  if not math.isfinite(alphas[-1]):
+    raise ValueError(
+      f"{name} has no tail to speak of: its {k + 1} largest values of the last"
+      f" {size} are equal."
+    )
+  last = jax.tree.map(lambda v: float(v[-1]), series)
+  stride = math.ceil(last.inflation - 0.5)
+  lag = _lag(x[-size:])
+  thinned, apart = (x[-size:][::-step][::-1] for step in (stride, lag))
+  tail = max(2, thinned.size // 10)
+  return Verdict(
+    column=name,
+    values=np.abs(x[-size:]),
+    steps=steps[-size:],
+    left_out=left_out,
+    tail_index=float(alphas[-1]),
+    interval=(float(limits[-1, 0]), float(limits[-1, 1])),
+    series=last,
+    blocks=np.stack([steps[ends - 1], alphas, *limits.T, medians]),
+    thinned=thinned,
+    stride=stride,
+    k=tail,
+    apart=apart,
+    lag=lag,
+    tests=_tests(thinned, tail, apart),
+    clip=float(medians[-1])
+    * float(jax.jit(_quantile, static_argnums=1)(scaled[-1], k)),
+  )
+
+
+def _column(columns: Mapping[str, np.ndarray], column: str | None) -> str:
+  """The name of the column to examine."""
+  there = ", ".join(columns)
+  if column is not None and column not in columns:
+    raise ValueError(f"no column {column}; there are: {there}.")
+  for name in (column, *NORMS):
+    if name in columns:
+      return str(name)
+  raise ValueError(
+    f"no column of norms ({', '.join(NORMS)}); name one with --column, of:"
+    f" {there}."
+  )
+
+
+def _examiner(k: int) -> Callable[[jax.Array], Any]:
+  """A function of a window: tail index, interval and :class:`Series`."""
+
+  def examined(values):
+    series = intervals.examine(order_statistics.sorted_window(values), k)
+    alpha = estimators.hill(values, k)
+    return alpha, intervals.interval(alpha, k, series), series
+
+  return examined
+
+
+def _lag(x: np.ndarray) -> int:
+  """The first lag at which the ranks have a correlation below 0.1."""
+  ranks = np.argsort(np.argsort(x)) - (x.size - 1) / 2
+  power = np.abs(np.fft.rfft(ranks, 2 * x.size)) ** 2
+  correlation = np.fft.irfft(power)[: x.size // 4] / np.sum(ranks**2)
+  below = np.flatnonzero(correlation < 0.1)
+  return int(below[0]) if below.size else x.size // 4
+
+
+def _tests(
+  thinned: np.ndarray, k: int, apart: np.ndarray
+) -> list[fits.Goodness]:
+  """Tests each law that can be fitted to so many values of these signs."""
+  tests = []
+  for name, law in fits.LAWS.items():
+    if law.support == "tail":
+      x, enough = np.abs(thinned), k >= 20
+    else:
+      x, enough = apart, apart.size >= 50
+    is_real = law.support == "real"
+    if not enough or (law.support != "tail" and is_real != (np.min(x) < 0)):
+      continue
+    try:
+      tests.append(fits.goodness(name, x, k, REPLICATIONS))
+    except ValueError:  # ties: this law has no fit
+      continue
+  return tests
+
+
+def _quantile(x: jax.Array, k: int) -> jax.Array:
+  """The value that a share `CLIPPED` exceeds, by a generalized Pareto tail."""
+  largest = jnp.sort(x)[-(k + 1) :]
+  threshold = largest[0]
+  xi, sigma = estimators.generalized_pareto_fit(largest[1:] - threshold)
+  share = min(CLIPPED * x.size / k, 1.0)
+  return threshold + estimators.generalized_pareto_isf(share, xi, sigma)
+
+
+def rejected(test: fits.Goodness) -> bool:
+  """Whether a test rejects its law at 5 %."""
+  # Two tests at half the level each.
+  smaller = min(test.ks_pvalue, test.anderson_darling_pvalue)
+  return smaller < LEVEL / 2
