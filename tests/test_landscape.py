@@ -79,7 +79,7 @@ def test_the_density_is_that_of_the_eigenvalues():
   eigenvalues = np.linalg.eigvalsh(a)
   matrix = jnp.float32(a)
   found = landscape.spectral_density(
-    lambda v: matrix @ v, jnp.zeros(300), jax.random.key(0), 40, probes=16
+    lambda v: matrix @ v, jnp.zeros(300), 40, probes=16, key=jax.random.key(0)
   )
   np.testing.assert_allclose(jnp.sum(found.weights, axis=1), 1, rtol=1e-4)
   spacing = float(found.points[1] - found.points[0])
@@ -99,7 +99,7 @@ def test_a_space_that_is_complete_early():
   """Two eigenvalues, and many more products than that."""
   diagonal = jnp.repeat(jnp.float32([-1.0, 3.0]), 5)
   found = landscape.spectral_density(
-    lambda v: diagonal * v, jnp.zeros(10), jax.random.key(0), 8, probes=4
+    lambda v: diagonal * v, jnp.zeros(10), 8, probes=4, key=jax.random.key(0)
   )
   # Four widths of an eighth of the range beyond either end.
   assert float(found.points[0]) > -3.1 and float(found.points[-1]) < 5.1
@@ -110,7 +110,7 @@ def test_a_tree_and_its_hessian():
   tree = {"a": jnp.ones(3), "b": jnp.ones([2, 2])}
   loss_fn = lambda p: jnp.sum(p["a"] ** 2) + 3 * jnp.sum(p["b"] ** 2)
   found = landscape.spectral_density(
-    curvature.hessian(loss_fn, tree), tree, jax.random.key(0), 4, probes=2
+    curvature.hessian(loss_fn, tree), tree, 4, probes=2, key=jax.random.key(0)
   )
   inside = np.asarray(found.weights) > 1e-6
   nodes = np.asarray(found.nodes)[inside]
@@ -121,5 +121,5 @@ def test_sizes_are_checked():
   for change in ({"probes": 0}, {"points": 0}, {"num_matvecs": 0}):
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
       landscape.spectral_density(
-        lambda v: v, jnp.zeros(3), jax.random.key(0), **change
+        lambda v: v, jnp.zeros(3), key=jax.random.key(0), **change
       )

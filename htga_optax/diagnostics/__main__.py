@@ -1,4 +1,4 @@
-"""The command line: a log in, a page of HTML out."""
+"""The command line: it reads a log and writes a page of HTML."""
 
 import argparse
 from collections.abc import Sequence
@@ -18,7 +18,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-  """The command line; every failure is one line, and the exit status 1."""
+  """Runs the command line.
+
+  Every failure ends it with one line of text and the exit status 1.
+
+  Args:
+    arguments: those of the command; of the process if None.
+  """
   parser = _Parser(
     prog="python -m htga_optax.diagnostics",
     description="A page on the tails of a run, from its log.",

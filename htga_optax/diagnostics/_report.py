@@ -18,14 +18,14 @@ FACTORS = ("amplification", "rate_scale")
 def pictures(
   found: verdicts.Verdict, columns: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-  """The pictures of a report, by caption.
+  """Draws the pictures of a report.
 
   Args:
     found: what :func:`verdicts.examine` returned.
     columns: the log.
 
   Returns:
-    Figures of matplotlib.
+    Figures of matplotlib, by caption.
   """
   column, made = found.column, {}
   size = len(columns[column])
@@ -82,7 +82,7 @@ def pictures(
 
 
 def _best(found: verdicts.Verdict) -> list[fits.Goodness]:
-  """The tail law, and the law of all values, with the largest p-value."""
+  """The tests with the largest p-value: of a tail, and of all values."""
   best = []
   for tails in (True, False):
     some = [
@@ -119,16 +119,16 @@ def report(
   column: str | None = None,
   window: int = verdicts.WINDOW,
 ) -> str:
-  """A page of HTML from a log: verdict, laws, pictures, all inline.
+  """Writes a log as one page of HTML: verdict, laws and pictures.
 
   Args:
-    columns: as :func:`verdicts.examine`.
-    title: of the page.
-    column: as :func:`verdicts.examine`.
-    window: as :func:`verdicts.examine`.
+    columns: as :func:`verdicts.examine` takes them.
+    title: the title of the page.
+    column: as :func:`verdicts.examine` takes it.
+    window: as :func:`verdicts.examine` takes it.
 
   Returns:
-    The page. It asks a browser to load nothing, and has no script.
+    The page, as text. It has no script, and a browser loads nothing for it.
 
   Raises:
     ImportError: scipy or matplotlib is missing.

@@ -1,4 +1,4 @@
-r"""The loss around a point: slices of it, and the density of its curvatures.
+r"""The loss around a point: slices of it, and the spectrum of its Hessian.
 
 A slice is the loss at x + a d, or x + a d + b e, along random directions whose
 every filter has the length of the filter of x in the same place (Li et al.
@@ -139,31 +139,33 @@ class Density(NamedTuple):
 def spectral_density(
   matvec: Callable[[Any], Any],
   like: Any,
-  key: ArrayLike,
   num_matvecs: int = 64,
   probes: int = 8,
   points: int = 1000,
   width: ArrayLike | None = None,
+  *,
+  key: ArrayLike,
 ) -> Density:
   """The density of the eigenvalues of a Hessian, by Lanczos quadrature.
 
   Args:
-    matvec: the product with a symmetric matrix, see
-      :func:`curvature.hessian`.
-    like: a tree of the shapes of its vectors.
+    matvec: the product of a symmetric matrix with a vector, as
+      :func:`htga_optax.curvature.hessian` returns it.
+    like: a tree with the shapes of these vectors.
+    num_matvecs: products for each random vector (static). The nodes resolve
+      the ends of the spectrum first.
+    probes: how many random vectors are used (static). The weight of a share p
+      of the eigenvalues has a relative error of about sqrt(2/(n p probes)).
+    points: how many points the density is computed at (static).
+    width: the standard deviation of the Gaussian around each node, as a share
+      of the range of the spectrum; 1/`num_matvecs` if None. In the middle of
+      the spectrum the nodes are pi/2 of that apart, so a smaller width shows
+      ripples.
     key: of `jax.random`, for the random vectors.
-    num_matvecs: products for each vector (static); their nodes resolve the
-      ends of the spectrum first.
-    probes: random vectors (static). The weight of a share p of the eigenvalues
-      has a relative error of about sqrt(2/(n p probes)).
-    points: at which the density is given (static).
-    width: standard deviation of the Gaussians that stand for the nodes, as a
-      share of the range of the spectrum; 1/`num_matvecs` if None. Nodes are
-      pi/2 of that apart in the middle, where smaller ones show as ripples.
 
   Returns:
-    The :class:`Density`. It does not see that an eigenvalue of weight below
-    1/n is there, unless it is an outer one.
+    The :class:`Density`. It does not show an eigenvalue of weight below 1/n,
+    unless it is at an end of the spectrum.
 
   Raises:
     TypeError, ValueError: a size is not a static integer of at least 1.
@@ -175,9 +177,9 @@ def spectral_density(
     >>> found = landscape.spectral_density(
     ...   lambda v: eigenvalues * v,
     ...   jnp.zeros(400),
-    ...   jax.random.key(0),
     ...   num_matvecs=4,
     ...   width=0.01,
+    ...   key=jax.random.key(0),
     ... )
     >>> spacing = found.points[1] - found.points[0]
     >>> share = jnp.sum(found.density * (found.points > 0.5)) * spacing

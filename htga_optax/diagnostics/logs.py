@@ -10,21 +10,21 @@ import numpy as np
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  r"""Reads CSV with a line of names, or JSON lines with an object in each.
+  r"""Reads a log: CSV with a line of names, or one JSON object a line.
 
   Args:
-    path: the file; it is taken for JSON lines if it begins with a brace.
-      A last line without an end, of a run that goes on, is left out if it is
-      not whole.
+    path: the file. If it begins with a brace, it is read as JSON lines. An
+      incomplete last line, as of a run that is not over, is left out.
 
   Returns:
-    The columns by name, float64, of equal lengths; nan where a cell is empty,
-    missing or no number. Columns without a number are left out.
+    The columns by name, float64, of equal lengths. A cell that is empty,
+    missing or no number is nan. Columns without any number are left out.
 
   Raises:
     OSError: the file cannot be read.
-    ValueError: it is neither, has no rows, a row of another length, or a line
-      that is no object; the message has the line.
+    ValueError: the file is neither CSV nor JSON lines, has no rows, a row of
+      another length, or a line that is no object; the message contains the
+      line.
 
   Examples:
     >>> import pathlib, tempfile

@@ -1,4 +1,4 @@
-"""Pictures of a loss landscape: a slice, the spectrum of a Hessian."""
+"""Pictures of a loss around a point: a slice, the spectrum of its Hessian."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from htga_optax.diagnostics.plots import _style
 
 
 def loss_slice(steps: ArrayLike, losses: ArrayLike, ax: Any = None) -> Any:
-  """A slice of the loss landscape, see :func:`landscape.loss_slice`.
+  """Draws what :func:`htga_optax.diagnostics.landscape.loss_slice` returns.
 
   Args:
     steps: along each direction, [m], in lengths of the filters.
-    losses: [m] for a curve, [m, m] for contours at ratios of the excess over
-      the least loss.
+    losses: [m] for a curve, [m, m] for contours. The contours are at equal
+      ratios of the excess over the least loss.
     ax: where to draw.
 
   Returns:
-    The axes; the parameters are the cross in the middle.
+    The axes. A cross in the middle marks the parameters.
   """
   ax = _style.panels()[0, 0] if ax is None else ax
   steps, losses = np.asarray(steps, float), np.asarray(losses, float)
@@ -46,11 +46,13 @@ def loss_slice(steps: ArrayLike, losses: ArrayLike, ax: Any = None) -> Any:
 def spectral_density(
   points: ArrayLike, density: ArrayLike, ax: Any = None
 ) -> Any:
-  """The density of a Hessian's eigenvalues, see :mod:`htga_optax.landscape`.
+  """Draws the density of a Hessian's eigenvalues.
 
   Args:
-    points: eigenvalues, [m].
-    density: at them, [m]; drawn down to 1e-6 of its largest value.
+    points: eigenvalues, [m], as
+      :func:`htga_optax.diagnostics.landscape.spectral_density` returns them.
+    density: the density at these points, [m]. It is drawn down to 1e-6 of its
+      largest value.
     ax: where to draw.
 
   Returns:

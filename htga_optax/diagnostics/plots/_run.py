@@ -1,4 +1,4 @@
-"""Pictures of a run: readings over its steps, norms at its stages."""
+"""Pictures of a run: curves over its steps, histograms of its norms."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,19 +20,22 @@ def tail_index(
   label: str = "tail index",
   ax: Any = None,
 ) -> Any:
-  """The tail index over time, with its interval.
+  """Draws the tail index over the steps, with its interval.
 
   Args:
-    steps: of the run, [n].
-    estimates: at these steps; 0 and what is not finite are left out.
-    low: the interval's lower end.
-    high: the interval's upper end.
-    bounds: from theory, as :func:`hsgd.tail_index_bounds`.
-    label: in the legend.
+    steps: the steps, [n].
+    estimates: the tail indices, [n]. Values that are 0 or not finite are left
+      out.
+    low: the lower ends of the intervals, [n].
+    high: the upper ends of the intervals, [n].
+    bounds: the bounds of a theory, as
+      :func:`htga_optax.hsgd.tail_index_bounds` returns them.
+    label: for the legend.
     ax: where to draw.
 
   Returns:
-    The axes; the axis ends at 8, where a tail is as good as light.
+    The axes. They end at 8 at most; a tail with a larger index is as good as
+    light.
   """
   ax = _style.panels()[0, 0] if ax is None else ax
   steps, values = np.asarray(steps, float), np.asarray(estimates, float)
@@ -66,17 +69,18 @@ def series(
   log: bool = True,
   ax: Any = None,
 ) -> Any:
-  """Curves over the steps of a run: norms, losses, effective step sizes.
+  """Draws curves over the steps of a run: norms, losses, step sizes.
 
-  A long one is drawn as the band from the least to the largest of each of a
-  thousand stretches, so that no spike is lost, around their medians.
+  A long curve is cut into a thousand stretches. A line goes through their
+  medians, and a band from the least to the largest value of each, so that no
+  spike is lost.
 
   Args:
-    steps: [n].
-    values: by name, [n] each. What is not finite is left out, and what is not
-      positive if `log`.
-    ylabel: with the unit.
-    log: whether the axis is logarithmic.
+    steps: the steps, [n].
+    values: the curves by name, [n] each. Values that are not finite are left
+      out, and if `log` also those that are not positive.
+    ylabel: the label of the axis, with the unit.
+    log: whether the axis of the values is logarithmic.
     ax: where to draw.
 
   Returns:
@@ -107,11 +111,11 @@ def step_size(
   factors: Mapping[str, ArrayLike] | None = None,
   ax: Any = None,
 ) -> Any:
-  """The learning rate, and what modulation makes of it.
+  """Draws the learning rate and the effective step size.
 
   Args:
-    steps: [n].
-    learning_rate: a number or [n].
+    steps: the steps, [n].
+    learning_rate: a number, or [n].
     factors: by name, [n] each: "amplification", "rate_scale". The effective
       step size is the learning rate times all of them.
     ax: where to draw.
@@ -131,17 +135,17 @@ def step_size(
 def norm_histograms(
   stages: Mapping[str, tuple[ArrayLike, ArrayLike]], unit: str = ""
 ) -> Any:
-  """Histograms of norms at stages of a run, before and after modulation.
+  """Draws histograms of norms before and after modulation, stage by stage.
 
   Args:
-    stages: by title, norms before and after.
-    unit: of the norm, for the labels.
+    stages: by title, the norms before and the norms after.
+    unit: the unit of the norms, for the labels.
 
   Returns:
-    The axes, [1, stages], with one scale.
+    The axes, [1, stages], all with the same scales.
 
   Raises:
-    ValueError: there is no stage, or no positive and finite norm.
+    ValueError: there is no stage, or no norm is positive and finite.
   """
   pairs = [[np.asarray(v, float) for v in pair] for pair in stages.values()]
   pool = np.concatenate([v for pair in pairs for v in pair] or [np.zeros(0)])

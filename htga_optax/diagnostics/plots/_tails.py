@@ -1,4 +1,4 @@
-"""Pictures of a sample: its tail, its quantiles, its Hill plot."""
+"""Pictures of a sample: exceedances, quantiles, Hill plot."""
 
 from collections.abc import Sequence
 import math
@@ -21,21 +21,22 @@ def ccdf(
   unit: str = "",
   ax: Any = None,
 ) -> Any:
-  """How often |x| is exceeded, on logarithmic axes, where a power is a line.
+  """Draws the share of values beyond |x|; a power law is a straight line.
 
   Args:
     x: the values, [n].
-    laws: fitted ones, drawn from where they begin.
-    bounds: of the tail index, as :func:`hsgd.tail_index_bounds`: the wedge
-      between the two powers through the point that a tenth exceeds.
-    unit: of x, for the label.
+    laws: fitted laws; a law of a tail begins at its threshold.
+    bounds: two tail indices, as :func:`htga_optax.hsgd.tail_index_bounds`
+      returns them. They are drawn as a wedge of two powers, through the point
+      that a tenth of the values exceeds.
+    unit: the unit of x, for the label.
     ax: where to draw.
 
   Returns:
-    The axes.
+    The axes, both logarithmic.
 
   Raises:
-    ValueError: no value is other than 0.
+    ValueError: all values are 0.
 
   Examples:
     >>> import numpy as np
@@ -79,17 +80,17 @@ def ccdf(
 
 
 def qq(x: ArrayLike, law: fits.Fit, unit: str = "", ax: Any = None) -> Any:
-  """Quantiles of the sample over those of a fitted law.
+  """Draws the quantiles of a sample over those of a fitted law.
 
   Args:
-    x: the values, [n]; of a "tail", all of them.
-    law: any of :data:`fits.LAWS`.
-    unit: of x, for the labels.
-    ax: where to draw; the axes end at the sample's, and say how many points
-      of the law are beyond.
+    x: the values, [n]; all of the sample, also for a law of a tail.
+    law: a fitted law.
+    unit: the unit of x, for the labels.
+    ax: where to draw.
 
   Returns:
-    The axes.
+    The axes. They end where the sample does; a note counts the points whose
+    quantile of the law is outside.
   """
   ax = _style.panels()[0, 0] if ax is None else ax
   x = np.sort(np.asarray(x, float))
@@ -101,7 +102,7 @@ def qq(x: ArrayLike, law: fits.Fit, unit: str = "", ax: Any = None) -> Any:
   ranks = np.unique(np.concatenate([ends - 1, n - ends]))
   of, shown = law.quantile((ranks + 0.5) / n), x[ranks]
   low, high = float(x[0]), float(x[-1])
-  if is_real:  # logarithms of either side
+  if is_real:  # logarithmic on both sides of 0
     size = float(np.quantile(np.abs(x - law.loc), 0.5)) or 1.0
     for scale in (ax.set_xscale, ax.set_yscale):
       scale("symlog", linthresh=4 * size)
@@ -129,21 +130,21 @@ def qq(x: ArrayLike, law: fits.Fit, unit: str = "", ax: Any = None) -> Any:
 def hill_plot(
   x: ArrayLike, k: int | None = None, most: int | None = None, ax: Any = None
 ) -> Any:
-  """Hill's estimate at every k, its interval, and the k that was chosen.
+  """Draws Hill's estimate and its interval over k, and marks the chosen k.
 
   Args:
     x: positive values in order of time, [n].
-    k: the chosen one; a tenth of n if None. The k of
-      :func:`estimators.automatic_k` is marked too.
+    k: the chosen k; a tenth of n if None. The k of
+      :func:`htga_optax.estimators.automatic_k` is marked too.
     most: the largest k that is drawn; two fifths of n if None.
     ax: where to draw.
 
   Returns:
-    The axes. The interval is nominally of 95 %, for values that depend on
-    those before as much as at the chosen k.
+    The axes. The interval is nominally of 95 %. It assumes the dependence that
+    is measured at the chosen k.
 
   Raises:
-    ValueError: as :func:`estimators.hill`; `most` is below k.
+    ValueError: as :func:`htga_optax.estimators.hill`; or `most` is below k.
   """
   ax = _style.panels()[0, 0] if ax is None else ax
   x = np.asarray(x, float)
