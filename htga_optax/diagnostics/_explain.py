@@ -1,4 +1,4 @@
-"""What an optimizer state says about the norms of its run, in sentences."""
+"""A state after the step, in sentences."""
 
 from typing import Any
 
@@ -10,15 +10,14 @@ from htga_optax.diagnostics import verdicts
 
 
 def explain(state: Any) -> str:
-  """Describes the norms of a run in sentences.
+  """Says in sentences what the norms of a run are like.
 
   Args:
-    state: an optimizer state that contains one
-      :func:`htga_optax.track_tail_index`, at any depth. Its arrays are copied
-      to the host.
+    state: an optimizer state with one :func:`htga_optax.track_tail_index` in
+      it, however deep. Its arrays are copied to the host.
 
   Returns:
-    The sentences; for a tracker per layer, one line for each leaf.
+    The sentences; per layer, a line for each leaf.
 
   Raises:
     ValueError: there is no such tracker in the state, or more than one.
