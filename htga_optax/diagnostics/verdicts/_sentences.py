@@ -71,8 +71,8 @@ def sentences(
       f"Clip: a norm of {found.clip:.3g} is exceeded by about one step in"
       f" {round(1 / share)}, if the run goes on as in the window (there:"
       f" {1000 * beyond:.1f} in 1000)."
-      f" clip_by_tail_quantile(exceedance_rate={share:g}) keeps to such a norm by"
-      " itself."
+      f" clip_by_tail_quantile(exceedance_rate={share:g}) keeps to such a norm"
+      " by itself."
     )
   said.append(_on_batches(found, columns))
   if found.left_out:
