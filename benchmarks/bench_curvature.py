@@ -93,7 +93,7 @@ def ready(function, *args):
 @over_networks
 def test_product_over_gradient(race, network):
   loss, params = NETWORKS[network]()
-  v = curvature.sample_like(jax.random.normal, KEY, params)
+  v = curvature.sample_like(jax.random.normal, params, key=KEY)
   race(
     f"a Hessian-vector product, {network}, over a gradient",
     ready(lambda p, v: curvature.hvp(loss, p, v), params, v),
@@ -128,8 +128,11 @@ def test_step_over_gaussian_noise(race, network):
   """Small noise, for both: what is timed is the same training."""
   loss, params = NETWORKS[network]()
   race(
-    f"a step of `ahtsgd(every=10)`, {network}, over SGD and `optax.add_noise`",
-    steps(htga_optax.ahtsgd(1e-3, 1e-4, key=0, every=10), loss, params, 50),
+    f"a step of `ahtsgd(every_k_steps=10)`, {network}, over SGD and"
+    " `optax.add_noise`",
+    steps(
+      htga_optax.ahtsgd(1e-3, 1e-4, key=0, every_k_steps=10), loss, params, 50
+    ),
     steps(
       optax.with_extra_args_support(
         optax.chain(optax.sgd(1e-3), optax.add_noise(1e-10, 0.0, 0))
@@ -160,7 +163,7 @@ def test_trace_over_matfree(race, network):
     f"the trace from 10 products, {network}, over matfree",
     ready(
       lambda p, key: curvature.hutchinson_trace(
-        curvature.hessian(loss, p), p, key, 10
+        curvature.hessian(loss, p), p, 10, key=key
       ),
       params,
       KEY,
@@ -177,16 +180,14 @@ def test_top_eigenvalue_over_matfree(race, network):
   from matfree import eig
 
   loss, params = NETWORKS[network]()
-  start = curvature.sample_like(jax.random.normal, KEY, params)
+  start = curvature.sample_like(jax.random.normal, params, key=KEY)
   theirs = eig.eigh_partial(decomp.tridiag_sym(10))
 
   def product(v, p):
     return jax.jvp(jax.grad(loss), (p,), (v,))[1]
 
   def ours(p, v):
-    return curvature.top_eigenvalue(
-      curvature.hessian(loss, p), v, 10, basis_size=10
-    )
+    return curvature.top_eigenvalue(curvature.hessian(loss, p), v, 10)
 
   race(
     f"the top eigenpair from 10 products, {network}, over matfree",

@@ -56,7 +56,7 @@ def test_logged_over_not_logged(race, width, monkeypatch, tmp_path):
   monkeypatch.syspath_prepend(EXAMPLES)
   import sinks
 
-  read, train = jax.jit(sinks.readings), trainer(width)
+  read, train = jax.jit(sinks.scalars), trainer(width)
   with sinks.logger(sinks.csv_sink(tmp_path / "run.csv")) as log:
     race(
       f"a step of a {64 * width + 11 * width + 10}-parameter net, logged every"

@@ -86,7 +86,7 @@ def step_of(tx, noise=False):
     small, large = jnp.arange(32), jnp.arange(64)
     extra = {}
     if noise:
-      z = optax.tree.get(state, "inflation")
+      z = optax.tree.get(state, "noise_factor")
       extra["noise_updates"] = htga_optax.noise_gradient(
         loss_fn, params, small, large, z
       )

@@ -55,12 +55,15 @@ OURS = {
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("tree", TREES)
 def test_update_over_clip(race, tree, name):
-  """Asked of the global norm: 1.05, and 1.10 where an update takes 0.5 ms."""
+  """Asked: 1.10 where an update takes 0.5 ms, 1.03 and 1.05 of large trees, and
+  1.25 per layer."""
   params = TREES[tree]()
   grads = gradients(params)
   small = "1M" in tree
-  asked = {"CNN (1M)": 1.10, "ResNet-18 (12M)": 1.05, "ResNet-50 (26M)": 1.05}
-  most_ratio = float("inf") if "per_layer" in name else asked.get(tree)
+  asked = {"CNN (1M)": 1.10, "ResNet-18 (12M)": 1.03, "ResNet-50 (26M)": 1.05}
+  if "per_layer" in name:
+    asked = {"ResNet-18 (12M)": 1.25}
+  most_ratio = asked.get(tree)
   race(
     f"an update of {tree}: `{name}` over `chain(clip_by_global_norm, sgd)`",
     stepper(chain(OURS[name]), params, grads),
@@ -99,7 +102,7 @@ def test_compile_time_over_adam(race, name):
     f"compiling that of ResNet-18 (62 leaves): `{name}` over `adam`",
     compiler(chain(OURS[name])),
     compiler(optax.adam(1e-3)),
-    float("inf") if "per_layer" in name else 1.25,
+    2.5 if "per_layer" in name else 1.25,
     rounds=5,
     unit="s",
   )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from htga_optax import estimators, exponentially_weighted, streaming
+from htga_optax import estimators, streaming
 
 STEPS = 5000
 NORMS = (np.random.default_rng(0).pareto(1.5, STEPS) + 1).astype(np.float32)
@@ -124,19 +124,16 @@ def test_windowed_hill_over_partition(race):
 
 
 FORMS = {
-  "`windowed_hill(256, 25, automatic=True)`": streaming.windowed_hill(
-    256, 25, automatic=True
-  ),
   "`windowed` of the moment estimator, W=256, k=25": streaming.windowed(
     functools.partial(estimators.moment, k=25), 256
   ),
   "`windowed` of the characteristic function, W=256": streaming.windowed(
     estimators.characteristic_function, 256
   ),
-  "`exponentially_weighted.hill`": exponentially_weighted.hill(),
-  "`exponentially_weighted.log_moment`": exponentially_weighted.log_moment(),
-  "`exponentially_weighted.characteristic_function`": (
-    exponentially_weighted.characteristic_function()
+  "`streaming.ew_hill`": streaming.ew_hill(),
+  "`streaming.ew_log_moment`": streaming.ew_log_moment(),
+  "`streaming.ew_characteristic_function`": (
+    streaming.ew_characteristic_function()
   ),
 }
 

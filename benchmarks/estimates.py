@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 import tables
 
-from htga_optax import estimators, exponentially_weighted, streaming
+from htga_optax import estimators, streaming
 
 REPLICATIONS = 2000
 SIZES = (256, 1024)
@@ -42,7 +42,7 @@ def errors(law, tail_index, n):
 
   def one(x):
     found = estimators.hill_all(x)
-    chosen = estimators.automatic_k(x, most=n // 4)
+    chosen = estimators.automatic_k(x, max_k=n // 4)
     return found[jnp.stack([*map(jnp.int32, ks), chosen]) - 1]
 
   found = jax.jit(lambda x: lax.map(one, x, batch_size=100))(x)
@@ -73,7 +73,7 @@ def pair(name):
   error = getattr(estimators, f"{name}_standard_error")
   error = functools.partial(error, n=MEMORY)
   window = streaming.windowed(getattr(estimators, name), MEMORY, error)
-  fading = getattr(exponentially_weighted, name)(DECAY)
+  fading = getattr(streaming, f"ew_{name}")(DECAY)
   return {"window": window, "fading": fading}
 
 
@@ -83,7 +83,7 @@ def stable(tail_index):
 
 HILL = {
   "window": streaming.windowed_hill(MEMORY, K),
-  "fading": exponentially_weighted.hill(DECAY, K / MEMORY),
+  "fading": streaming.ew_hill(DECAY, K / MEMORY),
 }
 STABLE = {
   "characteristic function": pair("characteristic_function"),

@@ -83,7 +83,8 @@ def make_optimizer(noise: str, args: argparse.Namespace) -> Any:
   """Gradient descent, the same with a tracker, or with steered noise."""
   if noise == "no noise":
     return optax.chain(
-      htga_optax.track_sharpness(every=EVERY), optax.sgd(args.learning_rate)
+      htga_optax.track_sharpness(every_k_steps=EVERY),
+      optax.sgd(args.learning_rate),
     )
   return htga_optax.ahtsgd(
     args.learning_rate,
@@ -92,7 +93,7 @@ def make_optimizer(noise: str, args: argparse.Namespace) -> Any:
     alpha=noise,  # pyright: ignore[reportArgumentType]
     steepness=args.steepness,
     threshold=args.threshold,
-    every=EVERY,
+    every_k_steps=EVERY,
   )
 
 
@@ -154,10 +155,10 @@ def lanczos(params, x, y):
     functools.partial(loss_fn, x=x, y=y), params
   )
   start = htga_optax.curvature.sample_like(
-    jax.random.normal, jax.random.key(0), params
+    jax.random.normal, params, key=jax.random.key(0)
   )
   size = min(30, htga_optax.curvature.dimension(params))
-  return htga_optax.curvature.top_eigenvalue(matvec, start, size, size).value
+  return htga_optax.curvature.top_eigenvalue(matvec, start, size).value
 
 
 def compare(args: argparse.Namespace, dataset: data.Dataset) -> list[Run]:

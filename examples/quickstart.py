@@ -305,7 +305,7 @@ def draw_tail_index(ax, runs: dict[str, Run], seed: int) -> None:
   ax.fill_between(
     range(len(tail)), *interval.T, label="HTGA's 95 % interval", **band
   )
-  ax.axhline(2, color="black", lw=1, ls=":", label="alpha_target")
+  ax.axhline(2, color="black", lw=1, ls=":", label="target")
   ax.set(ylim=(0, min(highest * 1.1, MOST_TAIL)), ylabel="tail index")
   ax.set_title("(b) tail index", loc="left")
   legend(ax)

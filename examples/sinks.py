@@ -1,6 +1,6 @@
 """The optimizer's readings in a log, without a wait for the device.
 
-    read = jax.jit(readings)
+    read = jax.jit(scalars)
     with logger(csv_sink("run.csv"), tensorboard_sink("runs/1")) as log:
       for step in range(1, steps + 1):
         params, opt_state, loss = train_step(params, opt_state, batch)
@@ -17,7 +17,8 @@ by 7 to 9 %, and steps above 1 ms by nothing that could be measured (three runs
 of benchmarks/bench_logging.py, a part of `make bench`).
 
 A sink is a context manager that yields `write(step, values)`: write your own.
-In a `lax.scan` over steps, `readings(opt_state)` goes into the scan's outputs.
+In a `lax.scan` over steps, `scalars(opt_state)` goes into the scan's outputs.
+Per layer, give the names: `scalars(opt_state, htga_optax.layer_names(params))`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,62 +28,52 @@ import os
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 import numpy as np
 import optax
 
-NAMES = (
-  "tail_index",
-  "tail_index_interval",
-  "tail_model_rejected",
-  "coordinate_tail_index",
-  "update_norm",
-  "nonfinite_count",
-  "noise_norm",
-  "gradient_noise_scale",
-  "amplification",
-  "rate_scale",
-  "tail_quantile",
-  "exceedance_count",
-  "sharpness",
-  "noise_tail_index",
-  "inflation",
-)
+import htga_optax
+
 Write = Callable[[int, dict[str, np.generic]], None]
 Sink = contextlib.AbstractContextManager[Write]
 
 
-def readings(
-  opt_state: optax.OptState, names: Sequence[str] = NAMES
+def scalars(
+  opt_state: optax.OptState, layers: Sequence[str] | None = None
 ) -> dict[str, jax.Array]:
-  """The readings in an optimizer's state, as a flat dict of scalars.
+  """The readings in an optimizer's state, as a flat dict of numbers.
 
   Args:
-    opt_state: the state, of optax or of `nnx.Optimizer`. One with two trackers
-      has every name twice: take the states of the two apart.
-    names: the fields to read; those that the state has not are left out.
+    opt_state: the state, of optax or of `nnx.Optimizer`.
+    layers: names for the readings per layer, of `htga_optax.layer_names`; None
+      numbers the layers.
 
   Returns:
     Copies: "tail_index" and its interval, "tail_index/low" and
-    "tail_index/high"; "update_norm", ... Per layer, the path of the leaf is
+    "tail_index/high"; "update_norm", ... Per layer, the name of the layer is
     in between: "tail_index/dense/kernel", "tail_index/dense/kernel/low".
 
   Raises:
-    KeyError: the state has a name twice.
+    ValueError: the number of names is not that of the layers.
   """
   log = {}
-  for name in names:
-    field = optax.tree.get(opt_state, name)
-    for path, x in tree_leaves_with_path(field):
-      # The variables of nnx end every path in ".value".
-      layer = [key for key in path if key != GetAttrKey("value")]
-      key = name.removesuffix("_interval")
-      key = "/".join([key, *(keystr([k], simple=True) for k in layer)])
-      if name.endswith("_interval"):
-        log[f"{key}/low"], log[f"{key}/high"] = x
+  for name, x in htga_optax.readings(opt_state).items():
+    is_interval = name.endswith("_interval")
+    name = name.removesuffix("_interval")
+    values = {name: x}
+    if x.ndim > is_interval:
+      names = range(len(x)) if layers is None else layers
+      if len(names) != len(x):
+        raise ValueError(
+          f"{name} is of {len(x)} layers, got {len(names)} names."
+        )
+      values = {f"{name}/{layer}": value for layer, value in zip(names, x)}
+    for key, value in values.items():
+      if is_interval:
+        log[f"{key}/low"], log[f"{key}/high"] = value
+      elif value.dtype == bool:
+        log[key] = value.astype(jnp.int32)  # 0 and 1 plot
       else:
-        x = x.astype(jnp.int32) if x.dtype == bool else x  # 0 and 1 plot
-        log[key] = jnp.copy(x)  # outlives a donated state, without jit too
+        log[key] = jnp.copy(value)  # outlives a donated state, without jit too
   return log
 
 

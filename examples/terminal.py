@@ -26,7 +26,7 @@ LINES = (
   "rate scale",
   "sharpness",
   "noise tail index",
-  "inflation",
+  "noise_factor",
 )
 BLOCKS = "▁▂▃▄▅▆▇█"
 

@@ -119,7 +119,7 @@ def _ahtsgd(settings: Settings, axis_name: str | None) -> Optimizer:
     htga_optax.ahtsgd(
       settings.learning_rate,
       settings.noise,
-      settings.seed,
+      key=settings.seed,
       momentum=settings.momentum,
       threshold=settings.threshold,
       axis_name=axis_name,
@@ -132,15 +132,15 @@ def _truncated(settings: Settings, axis_name: str | None) -> Optimizer:
   """The noise of the batch is its gradient less that of a large one."""
 
   def extra_args(loss_fn, average, params, opt_state, batch):
-    inflation = optax.tree.get(opt_state, "inflation")
+    factor = optax.tree.get(opt_state, "noise_factor")
     noise = htga_optax.noise_gradient(
-      loss_fn, params, batch["small"], batch["large"], inflation
+      loss_fn, params, batch["small"], batch["large"], factor
     )
     return {"noise_updates": average(noise)}
 
   return Optimizer(
     htga_optax.truncated_heavy_tailed_sgd(
-      settings.learning_rate, settings.threshold, settings.seed
+      settings.learning_rate, settings.threshold, key=settings.seed
     ),
     extra_args,
     batches=1 + LARGE_BATCH,
@@ -204,7 +204,7 @@ def train_step(loss_fn, optimizer: Optimizer, axis_name: str | None):
       average(grads), opt_state, params, **extra_args
     )
     params = optax.apply_updates(params, updates)
-    log = {"loss": loss} | sinks.readings(opt_state)
+    log = {"loss": loss} | sinks.scalars(opt_state)
     return {"params": params, "opt_state": opt_state}, log
 
   return step

@@ -167,7 +167,7 @@ class Settings(NamedTuple):
   large: int
   learning_rate: float
   threshold: float
-  tail_index: float
+  alpha: float
   scale: float
   gate: float
   noise_until: float
@@ -196,13 +196,13 @@ def make_optimizer(
   s = settings
   stop = s.noise_until * s.steps
   # The quantile of Z; the bounds are for what the package then refuses.
-  exponent = -math.log1p(-s.gate) / max(s.tail_index, 1e-3)
+  exponent = -math.log1p(-s.gate) / max(s.alpha, 1e-3)
   gate = s.scale * math.expm1(min(exponent, 700.0))
   return htga_optax.truncated_heavy_tailed_sgd(
     s.learning_rate,
     s.threshold if method.truncated else None,
-    key,
-    tail_index=s.tail_index,
+    key=key,
+    alpha=s.alpha,
     scale=(lambda step: jnp.where(step < stop, s.scale, 0.0))
     if method.noise
     else None,
@@ -293,7 +293,7 @@ class Trainer:
       grads = jax.grad(loss_fn)(params, large if method.large else small)
       extra = {}
       if method.noise:
-        z = optax.tree.get(state, "inflation")
+        z = optax.tree.get(state, "noise_factor")
         batch = small if method.noise == "same" else other
         noise = htga_optax.noise_gradient(loss_fn, params, batch, large, z)
         extra["noise_updates"] = noise
@@ -621,7 +621,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   add("--seeds", type=cli.count, default=5, help="how many")
   add("--learning-rate", type=float, default=0.07)
   add("--threshold", type=float, default=0.25, help="b, the longest step")
-  add("--tail-index", type=float, default=1.4, help="a, of Z")
+  add("--alpha", type=float, default=1.4, help="a, of Z")
   add("--scale", type=float, default=0.5, help="c, of Z")
   add("--gate", type=share, default=0.9, help="Z is 0 up to this quantile")
   add("--noise-until", type=share, default=5 / 6, help="of the steps")
@@ -645,7 +645,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if args.gate == 1:
       raise ValueError("gate must be below 1, got 1.0.")
     # A schedule is not checked, so the scale is once without.
-    htga_optax.inflate_gradient_noise(0, args.tail_index, args.scale)
+    htga_optax.inflate_gradient_noise(args.alpha, args.scale, key=0)
     make_optimizer(METHODS["Our 1"], args.settings, 0)
   except ValueError as error:
     parser.error(str(error))

@@ -8,7 +8,8 @@ Measure the tail index of the gradient inside the jitted step, and act on it:
         optax.sgd(0.1, momentum=0.9),
     )
 
-The folder is a ladder, and each rung a thin layer on the one below:
+The folder is a ladder, and each rung a thin layer on the one below. Files with
+an underscore hold what is listed here, the others are namespaces of their own:
 
     estimators, order_statistics, norms     sample -> tail index
     intervals                               a sample in order of time
@@ -17,20 +18,19 @@ The folder is a ladder, and each rung a thin layer on the one below:
     gradient_noise                          two batches' gradients -> noise
     curvature                               a loss -> eigenvalues, trace
     hsgd                                    what theory says of linear models
-    streaming, exponentially_weighted       a sample that arrives step by step
-    tracking, sharpness                     trackers
-    modulation, clipping, noise, truncation listeners, arguments by readings
-    relay                                   which passes readings on
-    optimizers                              ready chains
-    diagnostics                             the host side: a state or a log in
-                                            words and pictures
+    streaming                               a sample that arrives step by step
+    _relay, _by_norm, _layers               what all transformations rest on
+    _tracking, _sharpness                   trackers
+    _amplify, _clipping, _noise,            listeners, steered by readings
+    _truncation
+    _optimizers                             ready chains
+    diagnostics                             logs, fits, verdicts, a report
 """
 
 from htga_optax import coordinates as coordinates
 from htga_optax import curvature as curvature
 from htga_optax import diagnostics as diagnostics
 from htga_optax import estimators as estimators
-from htga_optax import exponentially_weighted as exponentially_weighted
 from htga_optax import gradient_noise as gradient_noise
 from htga_optax import hsgd as hsgd
 from htga_optax import intervals as intervals
@@ -38,49 +38,99 @@ from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics
 from htga_optax import stable as stable
 from htga_optax import streaming as streaming
-from htga_optax.clipping import clip_by_tail_quantile as clip_by_tail_quantile
-from htga_optax.clipping import (
-  ClipByTailQuantileState as ClipByTailQuantileState,
-)
-from htga_optax.modulation import amplify as amplify
-from htga_optax.modulation import AmplifyState as AmplifyState
-from htga_optax.modulation import ratio_exponent as ratio_exponent
-from htga_optax.modulation import scale_by_tail_index as scale_by_tail_index
-from htga_optax.modulation import ScaleByTailIndexState as ScaleByTailIndexState
-from htga_optax.modulation import sigmoid_exponent as sigmoid_exponent
-from htga_optax.modulation import unless_rejected as unless_rejected
-from htga_optax.noise import add_stable_noise as add_stable_noise
-from htga_optax.noise import AddStableNoiseState as AddStableNoiseState
-from htga_optax.noise import sharpness_alpha as sharpness_alpha
-from htga_optax.optimizers import ahtsgd as ahtsgd
-from htga_optax.optimizers import htga as htga
-from htga_optax.optimizers import scale_by_htga as scale_by_htga
-from htga_optax.optimizers import tail_index_sgd as tail_index_sgd
-from htga_optax.optimizers import (
-  truncated_heavy_tailed_sgd as truncated_heavy_tailed_sgd,
-)
-from htga_optax.readings import Reading as Reading
-from htga_optax.relay import relay as relay
-from htga_optax.relay import RelayState as RelayState
-from htga_optax.sharpness import track_sharpness as track_sharpness
-from htga_optax.sharpness import TrackSharpnessState as TrackSharpnessState
-from htga_optax.tracking import (
-  track_coordinate_tail_index as track_coordinate_tail_index,
-)
-from htga_optax.tracking import track_gradient_noise as track_gradient_noise
-from htga_optax.tracking import (
-  TrackGradientNoiseState as TrackGradientNoiseState,
-)
-from htga_optax.tracking import track_tail_index as track_tail_index
-from htga_optax.tracking import TrackTailIndexState as TrackTailIndexState
-from htga_optax.truncation import (
-  inflate_gradient_noise as inflate_gradient_noise,
-)
-from htga_optax.truncation import (
-  InflateGradientNoiseState as InflateGradientNoiseState,
-)
-from htga_optax.truncation import noise_gradient as noise_gradient
-from htga_optax.truncation import truncate as truncate
-from htga_optax.truncation import TruncateState as TruncateState
+from htga_optax._amplify import amplify
+from htga_optax._amplify import AmplifyState
+from htga_optax._amplify import ratio_exponent
+from htga_optax._amplify import scale_by_tail_index
+from htga_optax._amplify import ScaleByTailIndexState
+from htga_optax._amplify import sigmoid_exponent
+from htga_optax._amplify import unless_rejected
+from htga_optax._by_norm import Argument
+from htga_optax._by_norm import by_norm
+from htga_optax._by_norm import Controller
+from htga_optax._clipping import clip_by_tail_quantile
+from htga_optax._clipping import ClipByTailQuantileState
+from htga_optax._layers import by_layer
+from htga_optax._layers import layer_names
+from htga_optax._layers import PerLayer
+from htga_optax._noise import add_stable_noise
+from htga_optax._noise import AddStableNoiseState
+from htga_optax._noise import sharpness_alpha
+from htga_optax._optimizers import ahtsgd
+from htga_optax._optimizers import htga
+from htga_optax._optimizers import scale_by_htga
+from htga_optax._optimizers import tail_index_sgd
+from htga_optax._optimizers import truncated_heavy_tailed_sgd
+from htga_optax._relay import Reading
+from htga_optax._relay import readings
+from htga_optax._relay import relay
+from htga_optax._relay import RelayState
+from htga_optax._sharpness import track_sharpness
+from htga_optax._sharpness import TrackSharpnessState
+from htga_optax._tracking import track_coordinate_tail_index
+from htga_optax._tracking import track_gradient_noise
+from htga_optax._tracking import track_tail_index
+from htga_optax._tracking import TrackCoordinateTailIndexState
+from htga_optax._tracking import TrackGradientNoiseState
+from htga_optax._tracking import TrackTailIndexState
+from htga_optax._truncation import inflate_gradient_noise
+from htga_optax._truncation import InflateGradientNoiseState
+from htga_optax._truncation import noise_gradient
+from htga_optax._truncation import truncate
+from htga_optax._truncation import TruncateState
 
 __version__ = "0.1.0"
+
+__all__ = [
+  "AddStableNoiseState",
+  "AmplifyState",
+  "Argument",
+  "ClipByTailQuantileState",
+  "Controller",
+  "InflateGradientNoiseState",
+  "PerLayer",
+  "Reading",
+  "RelayState",
+  "ScaleByTailIndexState",
+  "TrackCoordinateTailIndexState",
+  "TrackGradientNoiseState",
+  "TrackSharpnessState",
+  "TrackTailIndexState",
+  "TruncateState",
+  "add_stable_noise",
+  "ahtsgd",
+  "amplify",
+  "by_layer",
+  "by_norm",
+  "clip_by_tail_quantile",
+  "coordinates",
+  "curvature",
+  "diagnostics",
+  "estimators",
+  "gradient_noise",
+  "hsgd",
+  "htga",
+  "inflate_gradient_noise",
+  "intervals",
+  "layer_names",
+  "noise_gradient",
+  "norms",
+  "order_statistics",
+  "ratio_exponent",
+  "readings",
+  "relay",
+  "scale_by_htga",
+  "scale_by_tail_index",
+  "sharpness_alpha",
+  "sigmoid_exponent",
+  "stable",
+  "streaming",
+  "tail_index_sgd",
+  "track_coordinate_tail_index",
+  "track_gradient_noise",
+  "track_sharpness",
+  "track_tail_index",
+  "truncate",
+  "truncated_heavy_tailed_sgd",
+  "unless_rejected",
+]

@@ -31,7 +31,7 @@ from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from htga_optax import checks, estimators, norms
+from htga_optax import _checks, estimators, norms
 
 # A smaller square is taken again, as in norms.
 _SMALLEST_SQUARE = 1e-20
@@ -54,7 +54,7 @@ def noise_norm(gradient: Any, other: Any) -> jax.Array:
 
   Returns:
     The norm, float32 []; it neither overflows nor vanishes where squares do,
-    as :func:`htga_optax.norms.norms` has it.
+    as :func:`htga_optax.norms.norm` has it.
 
   Raises:
     TypeError: a leaf is not floating point.
@@ -71,7 +71,7 @@ def noise_norm(gradient: Any, other: Any) -> jax.Array:
 
   def rescaled():  # the difference is written to memory here only
     difference = jax.tree.map(lambda x, y: _wide(x) - _wide(y), gradient, other)
-    return norms.norms(difference)[0]
+    return norms.norm(difference)
 
   plain = (square > _SMALLEST_SQUARE) & (square < jnp.inf)
   norm = lax.cond(plain, lambda: jnp.sqrt(square), rescaled)
@@ -257,10 +257,10 @@ def check_sizes(
     other_batch_size = batch_size
   sizes = {"batch_size": batch_size, "other_batch_size": other_batch_size}
   for name, size in sizes.items():
-    checks.check_number(name, size, lambda v: 0 < v < math.inf, "be positive")
+    _checks.check_number(name, size, lambda v: 0 < v < math.inf, "be positive")
   if all(isinstance(size, numbers.Real) for size in sizes.values()):
     small, large = sorted(sizes.values())
-    checks.check_number(
+    _checks.check_number(
       "shared_size",
       shared_size,
       lambda v: 0 <= v <= small and v < large,

@@ -51,14 +51,14 @@ class Series(NamedTuple):
   """What the order of a window's values tells about its tail.
 
   Attributes:
-    inflation: D, how much larger the variance of log(tail_index) is than on
+    variance_inflation: D, the variance of log(tail_index) over that of
       independent values, float32 [], at least 1; k/D is the effective k.
     bias: the factor that takes out the bias of second order, float32 [].
     drift: how far the k largest values lie from the middle of the window, in
       standard deviations, float32 []; negative when they are early.
   """
 
-  inflation: jax.Array
+  variance_inflation: jax.Array
   bias: jax.Array
   drift: jax.Array
 
@@ -127,13 +127,13 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
   count, drift = order_statistics.sums(above, above * trends[0])
   variance = spread * count * (1 - count / n)
   return Series(
-    inflation=inflation,
+    variance_inflation=inflation,
     bias=_bias(ascending, k),
     drift=drift * lax.rsqrt(jnp.maximum(variance, 1e-6)),
   )
 
 
-def interval(
+def series_interval(
   tail_index: ArrayLike, k: ArrayLike, series: Series, level: float = 0.95
 ) -> jax.Array:
   r"""The interval of :func:`estimators.hill` on a series.
@@ -175,7 +175,7 @@ def interval(
     ValueError: level outside (0, 1).
   """
   # Below 0.12 the ends in Wilson and Hilferty's form come closer again.
-  size = jnp.maximum(k / series.inflation, 0.12)
+  size = jnp.maximum(k / series.variance_inflation, 0.12)
   ends = estimators.hill_interval(tail_index, size, level)
   with_bias = [jnp.minimum(series.bias, 1.0), jnp.maximum(series.bias, 1.0)]
   return ends * jnp.stack(with_bias)
@@ -208,7 +208,7 @@ def hill_interval(x: ArrayLike, k: int, level: float = 0.95) -> jax.Array:
   """
   window = order_statistics.sorted_window(x)
   tail_index = estimators.hill(window.arrivals, k)
-  return interval(tail_index, k, examine(window, k), level)
+  return series_interval(tail_index, k, examine(window, k), level)
 
 
 def _normal_scores(arrivals: jax.Array, ascending: jax.Array) -> jax.Array:

@@ -2,26 +2,18 @@
 
     ||g|| = sqrt(sum_i |g_i|^2)
 
-is summed in float32 whatever the leaves are (a float16 norm overflows at
-65504, a bfloat16 norm cannot tell neighbours apart). Squares leave the range
-of float32 beyond 1e19 and below 1e-23; only then is the sum taken again,
+is summed in float32, whatever the leaves are: a float16 norm overflows at
+65504, and a bfloat16 norm cannot tell neighbours apart. Squares leave the range
+of float32 beyond 1e19 and below 1e-23. Only then is the sum taken again,
 
     ||g|| = sqrt(sum_i |c g_i|^2) / c,    c = 2^-70 or 2^70,
 
 under `lax.cond`, so that the common case reads the gradient once. Leaves are
-reduced to numbers where they are: nothing is raveled, concatenated or
-gathered, and there is no collective of our own. (The second sum adds squares
-of leaves of one shape first, which compiles sooner; where an Auto mesh shards
-them differently, XLA moves them.)
-
-A tree is measured in groups: all leaves together (one group), or leaf by leaf
-(`per_layer`: a group a leaf). Measured values are one vector [groups] inside a
-transformation; `spread` gives them the shape that users see, a number or a
-tree of numbers.
+reduced to numbers where they are: no leaf is raveled, concatenated or gathered,
+and there is no collective unless `shard_axis_name` asks for one.
 """
 
-import collections
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 import functools
 import operator
 from typing import Any
@@ -31,23 +23,28 @@ from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from htga_optax._layers import PerLayer, layers_of
+
+AxisName = str | tuple[str, ...] | None
+
 # A smaller norm is taken again. An entry that vanishes when squared (below
 # 1e-23) is then at most 1e-13 of the norm.
 _SMALLEST = 1e-10
 _TINY = 1e-30
 
 
-def norms(tree: Any, per_layer: bool = False) -> jax.Array:
-  """Euclidean norms of the groups of a tree.
+def norm(tree: Any, shard_axis_name: AxisName = None) -> jax.Array:
+  """The Euclidean norm of all leaves together.
 
   Args:
     tree: real or complex floating-point leaves; None leaves are left out.
-    per_layer: a group a leaf instead of one for all leaves.
+    shard_axis_name: mapped axes of `jax.shard_map` or `jax.pmap` over which the
+      leaves are split; None where every device has whole leaves, and under jit.
 
   Returns:
-    The norms, float32 [groups]; inf or nan where entries are, or where the
-    norm itself is beyond float32. Entries below 1e-38 count as zero, as they
-    do everywhere in XLA. The gradient at a zero group is zero.
+    The norm, float32 []; inf or nan where entries are, or where the norm itself
+    is beyond float32. Entries below 1e-38 count as zero, as everywhere in XLA.
+    The gradient at a zero tree is zero.
 
   Raises:
     TypeError: a leaf is not floating point.
@@ -55,143 +52,114 @@ def norms(tree: Any, per_layer: bool = False) -> jax.Array:
   Examples:
     >>> import jax.numpy as jnp
     >>> from htga_optax import norms
-    >>> tree = {"b": jnp.float16([3e4, 4e4]), "w": jnp.float32([0.0])}
-    >>> print(norms.norms(tree), norms.norms(tree, per_layer=True))
-    [50000.] [50000.     0.]
+    >>> print(norms.norm({"b": jnp.float16([3e4, 4e4]), "w": jnp.zeros(2)}))
+    50000.0
   """
-  for path, x in jax.tree.leaves_with_path(tree):
-    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
-      raise TypeError(
-        f"updates must be floating point, got {jnp.result_type(x)} at"
-        f" {jax.tree_util.keystr(path) or 'the root'}."
-      )
-  leaves = jax.tree.leaves(tree)
-  if per_layer:
-    return _norms([[x] for x in leaves]) if leaves else jnp.zeros([0])
-  return _norms([leaves]) if leaves else jnp.zeros([1])
+  leaves = _floating(tree)
+  if not leaves:
+    return jnp.zeros([], jnp.float32)
+  return over_shards(_norm(leaves), shard_axis_name)
 
 
-@jax.jit  # traced once where a tracker and a listener measure the same tree
-def _norms(groups: list[list[jax.Array]]) -> jax.Array:
-  sums = jnp.stack([_add(map(_sum_of_squares, group)) for group in groups])
-  # All below reads the root, which XLA takes once: sums it would take again.
-  r = jnp.sqrt(jnp.maximum(sums, _TINY))  # with a finite derivative
-  usual = jnp.all((r >= _SMALLEST) & (r < jnp.inf))
-
-  def again():
-    c = jnp.where(r < _SMALLEST, 2.0**70, jnp.where(r < jnp.inf, 1.0, 2.0**-70))
-    sums = [_sum_by_shape(group, scale) for group, scale in zip(groups, c)]
-    return _sqrt(jnp.stack(sums)) / c
-
-  return lax.cond(usual, lambda: r, again)
-
-
-def _squares(x: jax.Array, c: ArrayLike = 1.0) -> jax.Array:
-  """|c x|^2 in float32."""
-  if jnp.iscomplexobj(x):
-    return _squares(x.real, c) + _squares(x.imag, c)
-  return lax.square(c * x.astype(jnp.float32))
-
-
-def _sum_of_squares(x: jax.Array) -> jax.Array:
-  return jnp.sum(_squares(x))
-
-
-def _sum_by_shape(leaves: list[jax.Array], c: jax.Array) -> jax.Array:
-  """The sum of |c x|^2, slower than leaf by leaf, compiled sooner."""
-  alike = collections.defaultdict(list)
-  for x in leaves:
-    alike[jax.typeof(x)].append(_squares(x, c))
-  return _add(jnp.sum(_add(squares)) for squares in alike.values())
-
-
-def _add(terms: Iterable[jax.Array]) -> jax.Array:
-  return functools.reduce(operator.add, terms)
-
-
-def _sqrt(x: jax.Array) -> jax.Array:
-  """The square root, with derivative zero at zero."""
-  return jnp.where(x == 0, 0.0, jnp.sqrt(jnp.where(x == 0, 1.0, x)))
-
-
-def spread(values: jax.Array, tree: Any, per_layer: bool = False) -> Any:
-  """Gives values of groups the shape that users see.
+def layer_norms(
+  tree: Any, per_layer: PerLayer = True, shard_axis_name: AxisName = None
+) -> jax.Array:
+  """The Euclidean norm of every layer.
 
   Args:
-    values: one value a group, [groups, ...].
-    tree: the tree that was measured.
-    per_layer: as in :func:`norms`.
+    tree: as in :func:`norm`.
+    per_layer: True for a layer a leaf, or a regular expression that matches the
+      paths of leaves with stacked layers; see :func:`htga_optax.layer_names`.
+    shard_axis_name: as in :func:`norm`.
 
   Returns:
-    The only value [...], or a tree like `tree` with a value [...] per leaf.
-  """
-  if not per_layer:
-    return values[0]
-  each = list(values)
-  return jax.tree.unflatten(jax.tree.structure(tree), each)
-
-
-def gather(values: Any, tree: Any, per_layer: bool, name: str) -> jax.Array:
-  """The inverse of :func:`spread`: one value a group from what users pass.
-
-  Args:
-    values: a number (every group's), or a tree like `tree` if `per_layer`.
-    tree: the tree that the values steer.
-    per_layer: as in :func:`norms`.
-    name: what the values are, for the error.
-
-  Returns:
-    The values, float32 [groups].
+    The norms, float32 [layers], in the order of the leaves.
 
   Raises:
-    ValueError: the structure of `values` fits neither.
-  """
-  groups = len(jax.tree.leaves(tree)) if per_layer else 1
-  leaves, structure = jax.tree.flatten(values)
-  if jax.tree_util.treedef_is_leaf(structure):
-    leaves = leaves * groups
-  elif not per_layer or structure != jax.tree.structure(tree):
-    raise ValueError(
-      f"{name} must be a number, or with per_layer=True a tree like the"
-      f" updates (track with per_layer=True too), got {structure}."
-    )
-  if not leaves:
-    return jnp.zeros([0], jnp.float32)
-  return jnp.stack([jnp.asarray(leaf, jnp.float32) for leaf in leaves])
-
-
-def scale(tree: Any, factors: jax.Array, per_layer: bool = False) -> Any:
-  """Multiplies the groups of a tree; every leaf keeps its dtype.
-
-  Args:
-    tree: the updates.
-    factors: float32 [groups]; 0 gives zeros, whatever the leaf holds.
-    per_layer: as in :func:`norms`.
-
-  Returns:
-    The scaled tree. A leaf of less than 32 bits is multiplied in float32 and
-    saturates at its dtype's largest value instead of turning into inf.
+    TypeError: a leaf is not floating point.
 
   Examples:
     >>> import jax.numpy as jnp
     >>> from htga_optax import norms
-    >>> print(norms.scale(jnp.float16([1.0, 6e4]), jnp.float32([2.0])))
+    >>> tree = {"blocks": jnp.ones([2, 4]), "head": jnp.float32([3.0, 4.0])}
+    >>> print(norms.layer_norms(tree), norms.layer_norms(tree, "blocks"))
+    [2.828427 5.      ] [2. 2. 5.]
+  """
+  leaves = _floating(tree)
+  if not leaves:
+    return jnp.zeros([0], jnp.float32)
+  stacked = tuple(bool(size) for _, size in layers_of(tree, per_layer))
+  return over_shards(_layer_norms(leaves, stacked), shard_axis_name)
+
+
+def all_finite(tree: Any, shard_axis_name: AxisName = None) -> jax.Array:
+  """Whether all entries are finite, bool [], from one read of them.
+
+  Args:
+    tree: as in :func:`norm`.
+    shard_axis_name: as in :func:`norm`.
+
+  Raises:
+    TypeError: a leaf is not floating point.
+  """
+  finite = [jnp.all(jnp.isfinite(x)) for x in _floating(tree)]
+  all_of_them = functools.reduce(operator.and_, finite, jnp.asarray(True))
+  if shard_axis_name is None:
+    return all_of_them
+  return lax.pmin(all_of_them.astype(jnp.int32), shard_axis_name) > 0
+
+
+def over_shards(
+  shard_norms: jax.Array, shard_axis_name: AxisName, mean: bool = False
+) -> jax.Array:
+  """Joins the norms of the shards of a tree, without overflow.
+
+  Args:
+    shard_norms: each shard's norms, float32 [...].
+    shard_axis_name: as in :func:`norm`; None returns the norms as they are.
+    mean: whether to take the root mean square over shards instead.
+  """
+  if shard_axis_name is None:
+    return shard_norms
+  largest = lax.stop_gradient(lax.pmax(shard_norms, shard_axis_name))
+  unit = jnp.where(largest > 0, largest, 1.0)
+  combine = lax.pmean if mean else lax.psum
+  square = combine(lax.square(shard_norms / unit), shard_axis_name)
+  return unit * _sqrt(square)
+
+
+def scale(tree: Any, factor: jax.Array, per_layer: PerLayer = False) -> Any:
+  """Multiplies a tree by a number, or every layer by its own.
+
+  Args:
+    tree: the updates.
+    factor: float32 [], or [layers] if `per_layer`; 0 gives zeros, whatever the
+      leaf holds.
+    per_layer: as in :func:`layer_norms`; False for one factor.
+
+  Returns:
+    The scaled tree; every leaf keeps its dtype. A leaf of less than 32 bits is
+    multiplied in float32 and saturates at its dtype's largest value.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from htga_optax import norms
+    >>> print(norms.scale(jnp.float16([1.0, 6e4]), jnp.float32(2.0)))
     [2.00e+00 6.55e+04]
-    >>> print(norms.scale(jnp.float32([1.0, jnp.nan]), jnp.float32([0.0])))
+    >>> print(norms.scale(jnp.float32([1.0, jnp.nan]), jnp.float32(0.0)))
     [0. 0.]
   """
   leaves, structure = jax.tree.flatten(tree)
-  each = list(factors) if per_layer else [factors[0]] * len(leaves)
-  return jax.tree.unflatten(structure, map(_scale_leaf, leaves, each))
-
-
-def _scale_leaf(x: jax.Array, factor: jax.Array) -> jax.Array:
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  y = jnp.where(factor == 0, 0, x.astype(wide) * factor)
-  if wide != x.dtype:
-    largest = jnp.finfo(x.dtype).max.astype(wide)
-    y = jnp.clip(y, -largest, largest)
-  return y.astype(x.dtype)
+  factors = [factor] * len(leaves)
+  if per_layer:
+    factors, start = [], 0
+    for x, (_, size) in zip(leaves, layers_of(tree, per_layer)):
+      of_leaf = factor[start]
+      if size:
+        of_leaf = factor[start : start + size].reshape(-1, *[1] * (x.ndim - 1))
+      factors.append(of_leaf)
+      start += max(size, 1)
+  return jax.tree.unflatten(structure, map(_scale_leaf, leaves, factors))
 
 
 def add(x: jax.Array, y: jax.Array, keep: jax.Array) -> jax.Array:
@@ -210,21 +178,99 @@ def add(x: jax.Array, y: jax.Array, keep: jax.Array) -> jax.Array:
   return jnp.where(keep, total, 0).astype(x.dtype)
 
 
-def each(function: Callable[..., Any], per_layer: bool, *args: Any) -> Any:
-  """Maps a function over groups, the leading axis of every array in `args`.
+def _floating(tree: Any) -> list[jax.Array]:
+  """The leaves, or a sentence on the first that is not floating point."""
+  for path, x in jax.tree.leaves_with_path(tree):
+    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+      raise TypeError(
+        f"updates must be floating point, got {jnp.result_type(x)} at"
+        f" {jax.tree_util.keystr(path) or 'the root'}."
+      )
+  return [jnp.asarray(x) for x in jax.tree.leaves(tree)]
 
-  A single group is not mapped: `jax.vmap` would turn a `lax.cond` in the
-  function, which is there to save time, into both of its branches.
 
-  Args:
-    function: of arrays without that axis.
-    per_layer: whether there is a group a leaf, or one.
-    *args: trees of arrays [groups, ...].
+@jax.jit  # traced once where a tracker and a listener measure the same tree
+def _norm(leaves: list[jax.Array]) -> jax.Array:
+  def total(c: ArrayLike = 1.0):
+    return functools.reduce(operator.add, _sums(leaves, c))
 
-  Returns:
-    What the function returns, arrays [groups, ...].
-  """
-  if per_layer:
-    return jax.vmap(function)(*args)
-  one = function(*jax.tree.map(lambda x: x[0], args))
-  return jax.tree.map(lambda x: jnp.asarray(x)[None], one)
+  # All below reads the root, which XLA takes once: sums it would take again.
+  r = jnp.sqrt(jnp.maximum(total(), _TINY))  # with a finite derivative
+  c = _unit(r)
+  return lax.cond(_is_usual(r), lambda: r, lambda: _sqrt(total(c)) / c)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _layer_norms(
+  leaves: list[jax.Array], stacked: tuple[bool, ...]
+) -> jax.Array:
+  sums = _sums(leaves, stacked=stacked)
+  each = [jnp.sqrt(jnp.maximum(s, _TINY)) for s in sums]
+
+  def joined(each):
+    return jnp.concatenate([jnp.atleast_1d(r) for r in each])
+
+  def again():
+    # Only the layers that need it are read again: one of zeros is not rare.
+    return joined(
+      lax.cond(
+        jnp.all(_is_usual(r)),
+        lambda r=r: r,
+        functools.partial(_rescaled_norm, x, r, is_stacked),
+      )
+      for r, x, is_stacked in zip(each, leaves, stacked)
+    )
+
+  r = joined(each)
+  return lax.cond(jnp.all(_is_usual(r)), lambda: r, again)
+
+
+def _rescaled_norm(x: jax.Array, r: jax.Array, is_stacked: bool) -> jax.Array:
+  c = _unit(r)
+  return _sqrt(_sum_of_squares(x, c, is_stacked)) / c
+
+
+def _is_usual(r: jax.Array) -> jax.Array:
+  return (r >= _SMALLEST) & (r < jnp.inf)
+
+
+def _unit(r: jax.Array) -> jax.Array:
+  """What brings the squares of a norm into the range of float32."""
+  return jnp.where(
+    r < _SMALLEST, 2.0**70, jnp.where(r < jnp.inf, 1.0, 2.0**-70)
+  )
+
+
+def _sums(
+  leaves: Sequence[jax.Array],
+  c: ArrayLike = 1.0,
+  stacked: Iterable[bool] | None = None,
+) -> list[jax.Array]:
+  stacked = [False] * len(leaves) if stacked is None else stacked
+  return [_sum_of_squares(x, c, by_row) for x, by_row in zip(leaves, stacked)]
+
+
+def _sum_of_squares(x: jax.Array, c: ArrayLike, is_stacked: bool) -> jax.Array:
+  """The sum of |c x|^2 in float32: [], or [layers] of stacked ones."""
+  if jnp.iscomplexobj(x):
+    return _sum_of_squares(x.real, c, is_stacked) + _sum_of_squares(
+      x.imag, c, is_stacked
+    )
+  x = x.astype(jnp.float32)
+  if is_stacked:
+    c = jnp.reshape(jnp.asarray(c), (-1, *[1] * (x.ndim - 1)))
+  return jnp.sum(lax.square(c * x), axis=range(int(is_stacked), x.ndim))
+
+
+def _sqrt(x: jax.Array) -> jax.Array:
+  """The square root, with derivative zero at zero."""
+  return jnp.where(x == 0, 0.0, jnp.sqrt(jnp.where(x == 0, 1.0, x)))
+
+
+def _scale_leaf(x: jax.Array, factor: jax.Array) -> jax.Array:
+  wide = jnp.promote_types(x.dtype, jnp.float32)
+  y = jnp.where(factor == 0, 0, x.astype(wide) * factor)
+  if wide != x.dtype:
+    largest = jnp.finfo(x.dtype).max.astype(wide)
+    y = jnp.clip(y, -largest, largest)
+  return y.astype(x.dtype)

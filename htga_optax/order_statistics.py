@@ -30,6 +30,9 @@ then its integer p is found digit by digit from the top, two bits a pass:
 sixteen passes over float32, eight over sixteen bits. Counts add up over leaves
 and over devices: no entry is ever moved, and the result is an entry of x to
 the last bit. The three counts of a pass come from one read of x.
+
+Where x is sharded under jit, each device counts in its own part of x, and the
+counts are gathered and added: a few numbers a pass, and never entries of x.
 """
 
 import functools
@@ -42,7 +45,7 @@ from jax import dtypes, lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from htga_optax import checks
+from htga_optax import _checks
 
 
 class SortedWindow(NamedTuple):
@@ -73,7 +76,7 @@ def empty_window(window_size: int) -> SortedWindow:
     TypeError: `window_size` is not a static integer.
     ValueError: `window_size` is below one.
   """
-  window_size = checks.check_size("window_size", window_size)
+  window_size = _checks.check_size("window_size", window_size)
   return SortedWindow(
     arrivals=jnp.full([window_size], -1.0, jnp.float32),
     ascending=jnp.full([window_size], -1.0, jnp.float32),
@@ -130,7 +133,8 @@ def push(window: SortedWindow, x: ArrayLike) -> SortedWindow:
   oldest = arrivals[0]
   # Where x is not finite, the oldest value replaces itself.
   x = jnp.where(finite, x, oldest)
-  shifted = lax.pad(arrivals, x, [(-1, 1, 0)])
+  # (The transpose of a lax.pad that cuts fails in a loop of Python.)
+  shifted = jnp.concatenate([arrivals[1:], x[None]])
 
   above = jnp.concatenate([a[1:], jnp.full([1], jnp.inf, a.dtype)])
   below = jnp.concatenate([jnp.full([1], -jnp.inf, a.dtype), a[:-1]])
@@ -149,27 +153,26 @@ _BITS_A_PASS = 2
 def kth_largest(
   x: Any,
   k: ArrayLike,
-  axis_name: str | tuple[str, ...] | None = None,
+  shard_axis_name: str | tuple[str, ...] | None = None,
   *,
   of_magnitudes: bool = False,
 ) -> jax.Array:
-  r"""The k-th largest entry of an array or a tree, exact, by counting.
+  r"""Finds the k-th largest entry of an array or a tree, exactly, by counting.
 
   .. math::
     x_{(k)} = \max\,\{t : \#\{i : x_i \ge t\} \ge k\},
     \qquad x_{(1)} \ge x_{(2)} \ge \dots \ge x_{(n)}
 
-  The entry that sorting all n entries would put at place k from the end, to
-  the last bit. Entries stay where they are: there is no sort, and nothing is
-  gathered, reshaped or concatenated; only counts cross leaves and devices. A
-  sharded `x` needs nothing more under jit (with Auto and Explicit meshes);
-  under `jax.shard_map` and `jax.pmap` give `axis_name`.
+  It is the entry that sorting all n entries would put at place k from the end,
+  to the last bit. Entries stay where they are: there is no sort, and no entry
+  is gathered, reshaped or concatenated. Only counts are added up, over leaves
+  and devices. A sharded `x` needs no argument under jit, with Auto and Explicit
+  meshes: each device counts in its part, and XLA gathers three numbers a device
+  and pass (once for each axis of the mesh that splits `x`). Under
+  `jax.shard_map` and `jax.pmap` give `shard_axis_name`.
 
-  With `axis_name`, or where JAX sees one device only, a pass over `x` takes
-  three counts at once and no memory of the size of `x`. Otherwise `x` may be
-  sharded, and a pass takes one count by a sum of its own, which XLA turns into
-  one all-reduce of a number; float32 then takes 31 passes, and on CPU a buffer
-  of int32 of the size of a leaf, which makes it several times slower.
+  A pass reads `x` once, for three counts, and takes no memory of the size of
+  `x`; float32 takes 17 passes, float16 and bfloat16 take nine.
 
   Args:
     x: an array of any shape, or a tree of arrays, whose entries are ranked
@@ -178,19 +181,18 @@ def kth_largest(
     k: the rank, 1 for the maximum and n for the minimum, [], an integer. It
       may be traced; a traced k outside [1, n] gives nan. The cost does not
       depend on k.
-    axis_name: the mapped axes over which `x` is split; n is then the number of
-      entries on all devices, and every device gets the result. An `x` that is
-      replicated over an axis named here counts once per device. Without it,
-      each device ranks its own part.
+    shard_axis_name: the mapped axes over which `x` is split; n is then the
+      number of entries on all devices, and every device gets the result. An `x`
+      that is replicated over an axis named here counts once per device. Without
+      it, each device ranks its own part.
     of_magnitudes: whether to rank the absolute values, without a copy of them.
 
   Returns:
     The entry, [], in the dtype of `x`. It is nan if any entry is nan, whatever
     k is (`np.sort` would count nans as the largest). -0.0 ranks below 0.0,
-    though `==` holds; subnormals, which XLA's arithmetic takes
-    for zero, are told apart and returned as they are; infinities are ordinary
-    entries. The gradient is zero: the result is a threshold, no function to
-    differentiate.
+    though they are equal for `==`. Subnormals, which XLA's arithmetic takes for
+    zero, are ranked by their values and returned unchanged; infinities are
+    ordinary entries. The gradient is zero, since the result is a threshold.
 
   Raises:
     TypeError: `x` is not of one of these dtypes, or k is not an integer.
@@ -215,19 +217,19 @@ def kth_largest(
         f" {leaf.dtype.name}."
       )
   n = sum(leaf.size for leaf in leaves)
-  if axis_name is not None:
-    n *= lax.psum(1, axis_name)  # a number at trace time
-  checks.check_number("the size of x", n, lambda v: v >= 1, "be at least 1")
+  if shard_axis_name is not None:
+    n *= lax.psum(1, shard_axis_name)  # a number at trace time
+  _checks.check_number("the size of x", n, lambda v: v >= 1, "be at least 1")
   # int64 where it is needed, which is int32 again where x64 is not enabled.
   count_dtype = dtypes.canonicalize_dtype(
     jnp.int64 if n >= 2**31 else jnp.int32
   )
   most = int(jnp.iinfo(count_dtype).max)
-  checks.check_number(
+  _checks.check_number(
     "the size of x", n, lambda v: v <= most, f"be at most {most} without x64"
   )
   if isinstance(k, numbers.Integral):
-    checks.check_number(
+    _checks.check_number(
       "k", k, lambda v: 1 <= v <= n, f"be from 1 to {n}, the size of x"
     )
   k = jnp.asarray(k)
@@ -238,23 +240,16 @@ def kth_largest(
       f"k must be one number, got shape {k.shape}; use jax.vmap."
     )
   k = k.astype(jnp.promote_types(k.dtype, count_dtype))
-  # A variadic reduction takes all counts in one read, but where x is sharded
-  # the partitioner gathers its parts (one number a device and count). Of a sum
-  # it makes an all-reduce, though on CPU one sum takes longer than one read.
-  one_read = axis_name is not None or jax.device_count() == 1
-  return _kth_largest(
-    leaves, k, n, count_dtype, axis_name, one_read, of_magnitudes
-  )
+  return _kth_largest(leaves, k, n, count_dtype, shard_axis_name, of_magnitudes)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
 def _kth_largest(
   leaves: list[jax.Array],
   k: jax.Array,
   n: int,
   count_dtype: Any,
-  axis_name: str | tuple[str, ...] | None,
-  one_read: bool,
+  shard_axis_name: str | tuple[str, ...] | None,
   of_magnitudes: bool,
 ) -> jax.Array:
   dtype = jnp.result_type(*leaves)
@@ -266,16 +261,19 @@ def _kth_largest(
   integer = jnp.dtype(f"int{8 * dtype.itemsize}")
   digits = jnp.iinfo(integer).bits - 1  # all but the sign
   smallest, largest = jnp.iinfo(integer).min, jnp.iinfo(integer).max
-  bits_a_pass = _BITS_A_PASS if one_read else 1
 
   def count(leaves, tests):
-    """How many entries pass each test: [number of tests]."""
+    """Counts the entries that pass each test: [number of tests]."""
     counts = [
-      _sums([test(ranked(leaf)) for test in tests], count_dtype, one_read)
+      jnp.stack(
+        sums(*(test(ranked(leaf)).astype(count_dtype) for test in tests))
+      )
       for leaf in leaves
     ]
     counts = functools.reduce(operator.add, counts)
-    return counts if axis_name is None else lax.psum(counts, axis_name)
+    return (
+      counts if shard_axis_name is None else lax.psum(counts, shard_axis_name)
+    )
 
   def bits(x):
     return lax.bitcast_convert_type(x, integer)
@@ -289,9 +287,9 @@ def _kth_largest(
     # Tied to p, so that the bits of x are not stored before the loop.
     now, _ = lax.optimization_barrier((leaves, p))
     # The last pass may meet bits that are settled: their counts are below k.
-    shift = jnp.maximum(digits - bits_a_pass * (i + 1), 0).astype(integer)
+    shift = jnp.maximum(digits - _BITS_A_PASS * (i + 1), 0).astype(integer)
     steps = [
-      lax.shift_left(integer.type(j), shift) for j in range(1, 2**bits_a_pass)
+      lax.shift_left(integer.type(j), shift) for j in range(1, 2**_BITS_A_PASS)
     ]
     reached = count(
       now, [lambda x, step=step: (bits(x) ^ flip) >= p + step for step in steps]
@@ -299,29 +297,22 @@ def _kth_largest(
     digit = jnp.sum(reached >= k, dtype=integer)
     return p + lax.shift_left(digit, shift)
 
-  p = lax.fori_loop(0, -(-digits // bits_a_pass), settle, p)
+  p = lax.fori_loop(0, -(-digits // _BITS_A_PASS), settle, p)
   valid = (nans == 0) & (k >= 1) & (k <= n)
   return jnp.where(
     valid, lax.bitcast_convert_type(p ^ flip, dtype), jnp.nan
   ).astype(dtype)
 
 
-def _sums(ones: list[jax.Array], dtype: Any, one_read: bool) -> jax.Array:
-  """How often each array is true, [number of arrays]."""
-  counts = [x.astype(dtype) for x in ones]
-  if one_read:
-    return jnp.stack(sums(*counts))
-  return jnp.stack([jnp.sum(x, dtype=dtype) for x in counts])
-
-
 def sums(*terms: jax.Array) -> list[jax.Array]:
-  r"""The sums of arrays of one shape and dtype, from one read of them.
+  r"""Sums several arrays of one shape and dtype, in one read of them.
 
   .. math:: s_j = \sum_i x_{j,i}
 
-  A variadic reduction: fused with what makes the terms, it reads their inputs
-  once, and compiles sooner than a sum each. Where the terms are sharded under
-  jit, the parts of each device are gathered.
+  It is a variadic reduction. XLA fuses it with the code that makes the terms,
+  reads their inputs once, and compiles it sooner than a sum for each. Where the
+  terms are sharded under jit, each device sums its part, and the sums of the
+  parts are gathered.
 
   Args:
     *terms: the arrays, [...].

@@ -29,6 +29,7 @@ class Case:
     static_args: arguments that `optax.inject_hyperparams` must not trace.
     forgets: whether a bad step that is finite has left the measured index after
       nine more, as it has left the window; from an average it only fades.
+    follows_clock: whether the update depends on how many steps there were.
   """
 
   name: str
@@ -38,6 +39,7 @@ class Case:
   readings: tuple[str, ...] = ()
   static_args: tuple[str, ...] = ()
   forgets: bool = True
+  follows_clock: bool = False
 
   def make(self) -> optax.GradientTransformationExtraArgs:
     return self.factory(**self.kwargs)
@@ -106,7 +108,7 @@ CASES = [
   Case(
     "track_tail_index_ew_hill",
     htga_optax.track_tail_index,
-    {"estimator": htga_optax.exponentially_weighted.hill(0.5, 0.5)},
+    {"estimator": htga_optax.streaming.ew_hill(0.5, 0.5)},
     readings=MEASURED,
     static_args=(*STATIC, "estimator"),
     forgets=False,
@@ -131,7 +133,6 @@ CASES = [
     {"exponent": htga_optax.sigmoid_exponent(2.0)},
     extra_args={"tail_index": 1.3},
     readings=("amplification",),
-    static_args=("exponent",),
   ),
   Case(
     "amplify_fixed_tau_per_layer",
@@ -143,7 +144,12 @@ CASES = [
     },
     extra_args={"tail_index": 1.3},
     readings=("amplification",),
-    static_args=("exponent",),
+  ),
+  Case(
+    "amplify_of_a_number",
+    htga_optax.amplify,
+    {"exponent": 0.7},
+    readings=("amplification",),
   ),
   Case(
     "scale_by_tail_index",
@@ -162,28 +168,34 @@ CASES = [
   Case(
     "track_coordinate_tail_index",
     htga_optax.track_coordinate_tail_index,
-    {"fraction": 0.3, "every": 2},
+    {"tail_fraction": 0.3, "every_k_steps": 2},
     readings=("coordinate_tail_index",),
-    static_args=("fraction", "every"),
+    static_args=("tail_fraction", "every_k_steps"),
   ),
   Case(
     "track_coordinate_tail_index_per_layer",
     htga_optax.track_coordinate_tail_index,
-    {"fraction": 0.3, "every": 1, "per_layer": True},
+    {"tail_fraction": 0.3, "every_k_steps": 1, "per_layer": True},
     readings=("coordinate_tail_index",),
-    static_args=("fraction", "every"),
+    static_args=("tail_fraction", "every_k_steps"),
   ),
   Case(
     "clip_by_tail_quantile",
     htga_optax.clip_by_tail_quantile,
-    {"p": 0.1, "window_size": 8, "k": 5},
+    {"exceedance_rate": 0.1, "window_size": 8, "k": 5},
     readings=("tail_quantile", "exceedance_count"),
     static_args=STATIC,
   ),
   Case(
     "clip_by_tail_quantile_per_layer",
     htga_optax.clip_by_tail_quantile,
-    {"p": 0.1, "window_size": 8, "k": 5, "skip": True, "per_layer": True},
+    {
+      "exceedance_rate": 0.1,
+      "window_size": 8,
+      "k": 5,
+      "skip": True,
+      "per_layer": True,
+    },
     readings=("tail_quantile", "exceedance_count"),
     static_args=STATIC,
   ),
@@ -201,6 +213,7 @@ CASES = [
     {"alpha": 1.5, "scale": 0.1, "key": 3},
     readings=("noise_tail_index",),
     static_args=("key",),
+    follows_clock=True,
   ),
   Case(
     "stable_noise_of_a_reading",
@@ -216,6 +229,7 @@ CASES = [
     extra_args={"sharpness": 0.3},
     readings=("noise_tail_index",),
     static_args=("key",),
+    follows_clock=True,
   ),
   Case(
     "stable_noise_relative",
@@ -229,14 +243,16 @@ CASES = [
     },
     readings=("noise_tail_index",),
     static_args=("key",),
+    follows_clock=True,
   ),
   Case(
     "inflate_gradient_noise",
     htga_optax.inflate_gradient_noise,
     {"key": 3, "gate": 0.2},
     extra_args={"noise_updates": some_noise},
-    readings=("inflation",),
+    readings=("noise_factor",),
     static_args=("key",),
+    follows_clock=True,
   ),
   Case(
     "track_sharpness",
@@ -244,17 +260,23 @@ CASES = [
     {"source": "trace", "decay": 0.5},
     extra_args={"sharpness": 0.3},
     readings=("sharpness", "sharpness_growth", "sharpness_estimate"),
-    static_args=("every", "num_matvecs", "key"),
+    static_args=("every_k_steps", "num_matvecs", "key"),
   ),
   Case(
     "track_sharpness_of_a_loss",
     htga_optax.track_sharpness,
-    {"every": 2, "decay": 0.5},
+    {"every_k_steps": 2, "decay": 0.5},
     extra_args={"value_fn": lambda updates: bowl},
     readings=("sharpness", "sharpness_growth", "sharpness_estimate"),
-    static_args=("every", "num_matvecs", "key"),
+    static_args=("every_k_steps", "num_matvecs", "key"),
   ),
   Case("truncate", htga_optax.truncate, {"threshold": 1.0}),
+  Case(
+    "sgd_that_drops",
+    htga_optax.truncated_heavy_tailed_sgd,
+    {"learning_rate": 0.1, "threshold": None, "key": 3, "scale": None},
+    static_args=("key",),
+  ),
   Case("relay", relay_of_two_listeners, readings=(*MEASURED, "amplification")),
   Case(
     "scale_by_htga",
@@ -301,8 +323,9 @@ CASES = [
     htga_optax.truncated_heavy_tailed_sgd,
     {"learning_rate": 0.1, "threshold": 0.5, "key": 3},
     extra_args={"noise_updates": some_noise},
-    readings=("inflation",),
+    readings=("noise_factor",),
     static_args=("key",),
+    follows_clock=True,
   ),
   Case(
     "ahtsgd",
@@ -313,11 +336,11 @@ CASES = [
       "key": 3,
       "momentum": 0.9,
       "threshold": 1.0,
-      "every": 2,
+      "every_k_steps": 2,
     },
     extra_args={"value_fn": lambda updates: bowl},
     readings=("sharpness", "sharpness_growth", "noise_tail_index"),
-    static_args=("key", "every", "num_matvecs"),
+    static_args=("key", "every_k_steps", "num_matvecs"),
   ),
 ]
 

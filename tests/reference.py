@@ -24,6 +24,11 @@ def inverse(xi):
   return 1 / xi if xi > 0 else math.inf
 
 
+def read(tail_index):
+  """What a streaming estimate says: 0 for nan, and 1e6 at most."""
+  return np.minimum(np.nan_to_num(tail_index, nan=0.0, posinf=1e6), 1e6)
+
+
 def pickands(x, k):
   """Pickands' estimator, from the order statistics k, 2k and 4k."""
   x = sorted(map(float, x), reverse=True)
@@ -223,15 +228,15 @@ class WindowedHill:
 
   def tail_index(self):
     top = sorted(self.values)[-(self.k + 1) :]
-    if len(self.values) < self.window_size or not 0 < top[0] < top[-1]:
-      return math.nan
-    return hill(self.values, self.k)
+    if len(self.values) < self.window_size or top[0] <= 0:
+      return 0.0
+    return hill(self.values, self.k) if top[0] < top[-1] else 1e6
 
   def update(self, x):
     if not math.isfinite(x):
       return
     tail_index, size = self.tail_index(), self.k / self.series[0]
-    if math.isfinite(tail_index):
+    if tail_index > 0:
       threshold = sorted(self.values)[-(self.k + 1)]
       if x > threshold:
         survival = (1 + tail_index / size * math.log(x / threshold)) ** -size
@@ -259,7 +264,7 @@ class WindowedHill:
 
 
 class Tracker:
-  """Norms in a list; the last finite estimate stays."""
+  """Norms in a list; 0 without an estimate, 1e6 for equal norms."""
 
   def __init__(self, window_size, k):
     self.window_size, self.k = window_size, k
@@ -272,8 +277,10 @@ class Tracker:
     self.norms = [*self.norms, r][-self.window_size :]
     if len(self.norms) == self.window_size:
       top = sorted(self.norms)[-(self.k + 1) :]
-      if top[0] > 0 and top[0] < top[-1]:
-        self.tail_index = hill(self.norms, self.k)
+      self.tail_index = 0.0
+      if top[0] > 0:
+        is_flat = top[0] == top[-1]
+        self.tail_index = 1e6 if is_flat else hill(self.norms, self.k)
     return self.tail_index
 
 
@@ -383,7 +390,7 @@ def hill_all(x):
   return [hill(x, k) for k in range(1, len(x))]
 
 
-def automatic_k(x, most, least):
+def automatic_k(x, max_k, min_k):
   """The k with the smallest estimated error, by trying each."""
   x = sorted(map(float, x), reverse=True)
 
@@ -392,7 +399,7 @@ def automatic_k(x, most, least):
     m1, m2 = sum(excess) / k, sum(e**2 for e in excess) / k
     return (1 + 4 * max(k * (m2 / (2 * m1**2) - 1) ** 2 - 1, 0)) / k
 
-  return min(range(least, most + 1), key=error)
+  return min(range(min_k, max_k + 1), key=error)
 
 
 def fading(values, decay):

@@ -28,7 +28,13 @@ OPTIMIZERS = {
     0.1, threshold=0.5, key=3
   ),
   "ahtsgd": lambda: htga_optax.ahtsgd(
-    0.1, scale=1e-3, key=3, momentum=0.5, max_jump=100.0, every=2, decay=0.5
+    0.1,
+    scale=1e-3,
+    key=3,
+    momentum=0.5,
+    max_jump=100.0,
+    every_k_steps=2,
+    decay=0.5,
   ),
 }
 # Those that read the tail index of the gradient's norm.

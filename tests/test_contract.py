@@ -7,14 +7,18 @@ where nothing may differ (a restored state, a counter).
 
 from collections.abc import Callable
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import cases
-from cases import given
+from cases import bowl, given
 import chex
+from flax import linen as nn
+from flax import nnx
 import flax.serialization
 import jax
 from jax import lax
+from jax.experimental import checkify
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -328,6 +332,10 @@ def test_state_survives_a_bad_gradient(case):
   filled, _ = scan(tx.init(params), cases.gradients(10, seed=1), params)
   after = cases.gradients(10, seed=2)
   clean, expected = scan(filled, after, params)
+  after_drop = expected
+  if case.follows_clock:  # it is a step nevertheless, as one of zeros is
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    _, after_drop = scan(step(zeros, filled, params)[1], after, params)
 
   for bad in (0.0, np.nan, np.inf, -np.inf, 1e30, 1e-30):
     worst = jax.tree.map(lambda x, bad=bad: jnp.full_like(x, bad), params)
@@ -344,10 +352,24 @@ def test_state_survives_a_bad_gradient(case):
       for name in set(case.readings) & {"tail_index", "tail_index_interval"}:
         close(optax.tree.get(state, name), optax.tree.get(clean, name))
     if not np.isfinite(bad) and "momentum" not in case.kwargs:
-      close(updates, expected)
+      close(updates, after_drop)
     if "nonfinite_count" in case.readings:
-      counts = jax.tree.leaves(optax.tree.get(state, "nonfinite_count"))
-      assert all(n == (not np.isfinite(bad)) for n in counts)
+      counts = optax.tree.get(state, "nonfinite_count")
+      assert np.all(counts == (not np.isfinite(bad)))
+
+
+@variants_are_slow
+def test_clocks_agree_after_a_dropped_step(case):
+  tx, step, _ = bare(case)
+  params = cases.params()
+  state = tx.init(params)
+  good = at(cases.gradients(1), 0)
+  bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+  for grads in (good, bad, good):
+    _, state = step(grads, state, params)
+  for name in ("step_count", "count"):
+    for _, count in optax.tree.get_all_with_path(state, name):
+      assert np.all(count == 3), name
 
 
 def test_one_bad_entry_drops_the_step(case):
@@ -471,6 +493,111 @@ def test_inside_inject_hyperparams(case):
   # A reading's name is not that of an argument.
   for name in case.readings:
     assert len(optax.tree.get_all_with_path(state, name)) == 1
+
+
+# -- readings ---------------------------------------------------------------
+
+
+def test_a_reading_has_no_arguments_name(case):
+  arguments = {
+    name
+    for other in cases.CASES
+    for name in inspect.signature(other.factory).parameters
+  }
+  state = case.make().init(cases.params())
+  assert not arguments & set(htga_optax.readings(state))
+
+
+def test_readings_are_those_of_the_state(case):
+  state = case.make().init(cases.params())
+  for name, value in htga_optax.readings((state, {})).items():
+    assert value is optax.tree.get(state, name)
+
+
+trackers = pytest.mark.parametrize(
+  "case",
+  [case for case in cases.CASES if case.factory in cases.TRACKERS],
+  ids=lambda case: case.name,
+)
+
+
+@trackers
+def test_two_trackers_of_a_kind_both_measure(case):
+  params, grads = cases.params(), cases.gradients(10)
+  tx = htga_optax.relay(case.make(), optax.scale(3.0), case.make())
+  state, _ = run(tx, grads, params, case.extra_args)
+  first, _ = bare(case).run(grads, params)
+  scaled = jax.tree.map(lambda x: 3 * x, grads)
+  if "other_updates" in case.extra_args:
+    fixed = case.extra_args["other_updates"]
+    again = {"other_updates": lambda x: fixed(jax.tree.map(lambda y: y / 3, x))}
+    second, _ = run(case.make(), scaled, params, again)
+  else:
+    second, _ = bare(case).run(scaled, params)
+  close(state.members[0], first)
+  close(state.members[2], second)
+  both = htga_optax.readings(state)
+  assert len(both) == 2 * len(htga_optax.readings(first))
+  assert all(name.startswith(("members/0/", "members/2/")) for name in both)
+
+
+@trackers
+@pytest.mark.parametrize(
+  "search",
+  [
+    optax.lbfgs(),
+    optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(5)),
+  ],
+  ids=["lbfgs", "backtracking"],
+)
+def test_a_line_search_works_in_a_relay(case, search):
+  if "other_updates" in case.extra_args:
+    pytest.skip("the search refuses this argument of the caller's")
+  params = {"w": jnp.arange(1.0, 4.0)}
+  value, grads = jax.value_and_grad(bowl)(params)
+  asks = {"value": value, "grad": grads, "value_fn": bowl}
+  tx = htga_optax.relay(case.make(), search)
+  updates, _ = tx.update(grads, tx.init(params), params, **asks)
+  assert bowl(optax.apply_updates(params, updates)) < value
+
+
+# -- strict modes -----------------------------------------------------------
+
+
+@variants_are_slow
+def test_healthy_steps_are_quiet_under_debug_nans(case):
+  """Eagerly: without jit every intermediate value is looked at."""
+  tx, params = case.make(), cases.params()
+  filled, _ = bare(case).run(cases.gradients(10), params)
+  step, grads = step_of(tx, case.extra_args), at(cases.gradients(1), 0)
+  with jax.debug_nans(True):
+    for state in (tx.init(params), filled):
+      step(grads, state, params)
+
+
+@variants_are_slow
+def test_healthy_steps_are_quiet_under_float_checks(case):
+  tx, params = case.make(), cases.params()
+  filled, _ = bare(case).run(cases.gradients(10), params)
+  step = step_of(tx, case.extra_args)
+  checked = jax.jit(
+    checkify.checkify(
+      lambda grads, state: step(grads, state, params),
+      errors=checkify.float_checks,
+    )
+  )
+  for state in (tx.init(params), filled):
+    error, _ = checked(at(cases.gradients(1), 0), state)
+    error.throw()
+
+
+def test_another_number_of_layers_is_named(case):
+  if not case.kwargs.get("per_layer"):
+    pytest.skip("a norm of all leaves has no layers")
+  tx, params = case.make(), cases.params()
+  more = params | {"other": jnp.ones(2)}
+  with pytest.raises(ValueError, match=r"2 layers.*4 \(dense/bias, "):
+    tx.update(more, tx.init(params["dense"]), **given(case.extra_args, more))
 
 
 # -- many devices -----------------------------------------------------------
@@ -599,6 +726,68 @@ def test_named_sharding_is_one_device(case, axis_type):
   close(
     jax.device_get((params, state)), jax.device_get(single_device_result(case))
   )
+
+
+# Recipes that give the parts of a state that are like the parameters the
+# sharding of the parameters, and replicate the rest.
+
+
+def partition_mesh():
+  return jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+
+
+def test_tree_map_params_shards_the_state(case):
+  tx, params = case.make(), {"w": jnp.ones([8, 8]), "b": jnp.ones(8)}
+  mesh = partition_mesh()
+  specs = {"w": P("x", "y"), "b": P("y")}
+  shardings = jax.tree.map(
+    lambda spec: NamedSharding(mesh, spec),
+    specs,
+    is_leaf=lambda x: isinstance(x, P),
+  )
+  state = tx.init(params)
+  placed = jax.device_put(
+    state,
+    optax.tree_map_params(
+      tx,
+      lambda _, sharding: sharding,
+      state,
+      shardings,
+      transform_non_params=lambda _: NamedSharding(mesh, P()),
+    ),
+  )
+  chex.assert_trees_all_equal(jax.device_get(placed), jax.device_get(state))
+
+
+@variants_are_slow
+def test_nnx_partitioning(case):
+  init = nnx.with_partitioning(nnx.initializers.ones_init(), ("x", "y"))
+
+  @nnx.jit
+  def create():
+    model = nnx.Linear(4, 8, kernel_init=init, use_bias=False, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, case.make(), wrt=nnx.Param)
+    state = nnx.state(optimizer)
+    specs = nnx.get_partition_spec(state)
+    nnx.update(optimizer, lax.with_sharding_constraint(state, specs))
+    return optimizer
+
+  with set_mesh(partition_mesh()):
+    assert_all_finite(create().opt_state)
+
+
+@variants_are_slow
+def test_linen_partitioning(case):
+  tx = case.make()
+  init = nn.with_partitioning(nn.initializers.ones_init(), ("x", "y"))
+  model = nn.Dense(8, kernel_init=init, use_bias=False)
+
+  def create():
+    variables = model.init(jax.random.key(0), jnp.ones([2, 4]))
+    return tx.init(variables["params"])
+
+  shardings = nn.get_sharding(jax.eval_shape(create), partition_mesh())
+  assert_all_finite(jax.jit(create, out_shardings=shardings)())
 
 
 # -- checkpoints ------------------------------------------------------------

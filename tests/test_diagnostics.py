@@ -22,7 +22,7 @@ def tracked(
   """The state of a tracker that has read this."""
   state = htga_optax.track_tail_index(8, 2).init(jnp.zeros(2))
   found = state.estimator_state
-  numbers = found.numbers.at[:, 4].set(inflation)
+  numbers = found.numbers.at[4].set(inflation)
   return state._replace(
     tail_index=jnp.float32(tail_index),
     tail_index_interval=jnp.float32(interval),
@@ -37,7 +37,7 @@ def test_a_window_that_is_not_full_has_no_index():
   tx = optax.chain(htga_optax.scale_by_htga(), optax.adam(0.1))
   state = tx.init({"w": jnp.zeros(3)})
   assert diagnostics.explain(state) == (
-    "No tail index yet: the window is not full, or its largest norms are equal."
+    "No tail index yet: the window is not full, or its largest norms are 0."
   )
 
 
@@ -98,9 +98,22 @@ def test_per_layer_a_line_for_each_leaf():
   tx = optax.chain(
     htga_optax.htga(0.1, 0.9, window_size=32, k=4, per_layer=True)
   )
-  lines = diagnostics.explain(run(tx, grads)).splitlines()
+  state = run(tx, grads)
+  lines = diagnostics.explain(state, htga_optax.layer_names(grads)).splitlines()
   assert [line.split(":")[0] for line in lines] == ["a/0", "b/c"]
   assert "No tail index yet" in lines[0] and "Tail index" in lines[1]
+  numbered = diagnostics.explain(state).splitlines()
+  assert [line.split(":")[0] for line in numbered] == ["0", "1"]
+  with pytest.raises(ValueError, match="has 2 layers, got 1 names"):
+    diagnostics.explain(state, ["a"])
+
+
+def test_equal_norms_are_lighter_than_any_power_law():
+  tx = htga_optax.track_tail_index(8, 2)
+  state = tx.init(jnp.ones(2))
+  for _ in range(9):
+    _, state = tx.update(jnp.ones(2), state)
+  assert diagnostics.explain(state).startswith("The tail is lighter than any")
 
 
 @pytest.mark.parametrize("per_layer", [False, True])

@@ -18,7 +18,6 @@ from scipy import signal
 
 import htga_optax
 from htga_optax import (
-  exponentially_weighted,
   gradient_noise,
   order_statistics,
   streaming,
@@ -154,13 +153,13 @@ def soaked():
   """
   hill = streaming.windowed_hill(32, 4)
   averages = {
-    "hill": exponentially_weighted.hill(DECAY),
-    "log_moment": exponentially_weighted.log_moment(DECAY),
-    "characteristic_function": (
-      exponentially_weighted.characteristic_function(DECAY)
-    ),
+    "hill": streaming.ew_hill(DECAY),
+    "log_moment": streaming.ew_log_moment(DECAY),
+    "characteristic_function": (streaming.ew_characteristic_function(DECAY)),
   }
-  amplify = htga_optax.amplify(lambda alpha: alpha, tau_decay=DECAY)
+  amplify = htga_optax.amplify(
+    htga_optax.Reading("tail_index"), tau_decay=DECAY
+  )
   noise = htga_optax.track_gradient_noise(32, decay=DECAY)
   sharpness = htga_optax.track_sharpness(decay=DECAY)
   leaf = jnp.zeros([1])
@@ -244,7 +243,7 @@ def test_averages_never_drift():
   close = functools.partial(np.testing.assert_allclose, rtol=2e-5)
   positive = x[heard & (x > 0)]
   log = np.log(positive)
-  log_norm, weight = state["amplify"].log_norm[0]
+  log_norm, weight = state["amplify"].log_norm
   close([log_norm / weight, weight], [average(log), 1])
 
   moments = gradient_noise.moments(*(c * np.ones(1) for c in (1.0, 2.0)), 32)

@@ -1,40 +1,45 @@
-"""A file of the package imports only from floors below its own."""
+"""How the package is laid out: the one list of its floors.
+
+A file imports only from floors below its own, or from its own package.
+"""
 
 import ast
 import pathlib
 import subprocess
 import sys
+import types
 
 import pytest
 
 import htga_optax
 
 PACKAGE = pathlib.Path(htga_optax.__file__).parent
+# A module, or a package of the same name, by floor.
 FLOORS = [
-  {"checks", "logs"},
-  {"estimators", "norms", "order_statistics", "readings", "stable"},
+  {"_checks", "_layers"},
+  {"estimators", "norms", "order_statistics", "stable"},
+  {"coordinates", "curvature", "gradient_noise", "hsgd", "intervals"},
+  {"streaming"},
+  {"_relay"},
+  {"_by_norm"},
   {
-    "coordinates",
-    "curvature",
-    "fits",
-    "gradient_noise",
-    "hsgd",
-    "intervals",
+    "_amplify",
+    "_clipping",
+    "_noise",
+    "_sharpness",
+    "_tracking",
+    "_truncation",
   },
-  {"streaming", "landscape", "plots", "verdicts"},
-  {"exponentially_weighted", "diagnostics"},
-  {
-    "clipping",
-    "modulation",
-    "noise",
-    "relay",
-    "sharpness",
-    "tracking",
-    "truncation",
-  },
-  {"optimizers"},
+  {"_optimizers"},
+  {"diagnostics"},
   {"__init__"},
 ]
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path):
+  """The module or package on a floor that a file belongs to."""
+  return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def floor_of(module):
@@ -48,28 +53,44 @@ def imports_of(path):
     if isinstance(node, ast.ImportFrom) and node.module == "htga_optax":
       found |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
-      found.add(node.module or ".")
+      assert not node.level, f"{path} has a relative import"
+      prefix, _, rest = (node.module or "").partition(".")
+      found |= {rest.partition(".")[0]} if prefix == "htga_optax" else set()
     elif isinstance(node, ast.Import):
-      found |= {alias.name for alias in node.names}
-  return {
-    name.removeprefix("htga_optax.")
-    for name in found
-    if name.startswith("htga_optax.")
-    or (PACKAGE / f"{name}.py").exists()
-    or name == "."
-  }
+      for alias in node.names:
+        prefix, _, rest = alias.name.partition(".")
+        found |= {rest.partition(".")[0]} if prefix == "htga_optax" else set()
+  modules = set().union(*FLOORS)
+  return {name for name in found if name in modules}
 
 
 def test_every_file_has_a_floor():
-  files = {path.stem for path in PACKAGE.glob("*.py")}
-  assert files == set().union(*FLOORS)
-  assert not [p for p in PACKAGE.iterdir() if p.is_dir() and p.name[0] != "_"]
+  assert {module_of(path) for path in FILES} == set().union(*FLOORS)
 
 
-@pytest.mark.parametrize("path", PACKAGE.glob("*.py"), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+  "path", FILES, ids=lambda path: str(path.relative_to(PACKAGE))
+)
 def test_imports_go_down(path):
-  for module in imports_of(path):
-    assert floor_of(module) < floor_of(path.stem), f"{path.stem} <- {module}"
+  own = module_of(path)
+  for module in imports_of(path) - {own}:
+    assert floor_of(module) < floor_of(own), f"{own} <- {module}"
+
+
+@pytest.mark.parametrize(
+  "path", FILES, ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_no_file_is_longer_than_a_reader_can_hold(path):
+  assert len(path.read_text().splitlines()) <= 400
+
+
+def test_names_mean_one_thing():
+  """No module of the package has the name of something it exports."""
+  assert set(htga_optax.__all__) <= set(dir(htga_optax))
+  for name in htga_optax.__all__:
+    thing = getattr(htga_optax, name)
+    is_module = isinstance(thing, types.ModuleType)
+    assert is_module == (name in set().union(*FLOORS))
 
 
 def test_only_jax_and_optax_are_needed():

@@ -11,6 +11,7 @@ import pytest
 from scipy import integrate, stats
 
 from htga_optax import estimators, hsgd, stable
+from htga_optax.hsgd import _simulators
 
 KEY = jax.random.key(0)
 SPECTRUM = np.float32([1.0, 0.3, 0.7, 0.0, 0.05])
@@ -410,7 +411,7 @@ def test_simulators_are_their_loops(monkeypatch, blocks):
   of = problem()
   values, s, least = (np.asarray(x, np.float64) for x in of)
   r = np.asarray(hsgd.ridge_solution(of, decay), np.float64)
-  monkeypatch.setattr(hsgd, "_BLOCK", steps // blocks * d * chains)
+  monkeypatch.setattr(_simulators, "_BLOCK", steps // blocks * d * chains)
   noise = np.concatenate(
     [noise_of(i, (steps // blocks, d, chains)) for i in range(blocks)]
   )
@@ -426,7 +427,7 @@ def test_simulators_are_their_loops(monkeypatch, blocks):
     x += rate * np.sqrt(2 * 0.1 * loss[:, None] * values / 2) * normal
     np.testing.assert_allclose(got[i], x, rtol=1e-4, atol=1e-5)
   width = 2 * (d + 1) * chains
-  monkeypatch.setattr(hsgd, "_BLOCK", steps // blocks * width)
+  monkeypatch.setattr(_simulators, "_BLOCK", steps // blocks * width)
   noise = np.concatenate(
     [noise_of(i, (steps // blocks, 2, d + 1, chains)) for i in range(blocks)]
   )

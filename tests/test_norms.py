@@ -13,24 +13,57 @@ def test_norms_neither_overflow_nor_vanish(size, per_layer):
   tree = [size * rng.standard_normal(s) for s in ((3, 4), (5,), ())]
   exact = [np.linalg.norm(np.ravel(x)) for x in tree]
   if not per_layer:
-    exact = [np.linalg.norm(exact)]
-  got = norms.norms([jnp.float32(x) for x in tree], per_layer)
+    exact = np.linalg.norm(exact)
+  measure = norms.layer_norms if per_layer else norms.norm
+  got = measure([jnp.float32(x) for x in tree])
   np.testing.assert_allclose(got, exact, rtol=1e-6)
   assert got.dtype == jnp.float32
 
 
 def test_layers_of_every_size_at_once():
   sizes = np.float32([0.0, 1e-30, 1.0, 1e30])
-  got = norms.norms(list(jnp.outer(sizes, jnp.ones(4))), per_layer=True)
-  np.testing.assert_allclose(got, 2 * sizes, rtol=1e-6)
+  rows = jnp.outer(sizes, jnp.ones(4))
+  for got in (
+    norms.layer_norms(list(rows)),
+    norms.layer_norms({"stacked": rows}, "stacked"),
+  ):
+    np.testing.assert_allclose(got, 2 * sizes, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "complex64"])
+def test_stacked_layers_of_other_dtypes(dtype):
+  x = np.random.default_rng(0).standard_normal([3, 4, 5]).astype(dtype)
+  expected = [np.linalg.norm(row.ravel().astype("complex128")) for row in x]
+  got = norms.layer_norms({"blocks": {"w": jnp.asarray(x)}}, r"^blocks/")
+  np.testing.assert_allclose(got, expected, rtol=1e-5)
+  halved = norms.scale({"w": jnp.asarray(x)}, jnp.float32([1, 0.5, 0]), "w")
+  np.testing.assert_allclose(halved["w"][1], 0.5 * x[1], rtol=1e-3)
+  assert not np.any(halved["w"][2])
+
+
+def test_a_layer_of_zeros_is_the_only_one_that_is_read_twice():
+  """Each layer has a conditional of its own within the one for all."""
+  tree = [jnp.ones([8]), jnp.zeros([8])]
+  hlo = jax.jit(norms.layer_norms).lower(tree).compile().as_text()
+  assert hlo.count(" conditional(") == 3
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_all_finite(bad):
+  tree = {"a": jnp.float16([1e4]), "b": jnp.ones(2, jnp.complex64), "c": None}
+  assert norms.all_finite(tree)
+  assert norms.all_finite({})
+  assert not norms.all_finite(tree | {"b": jnp.complex64([1, 1j * bad])})
+  # A sum of these would overflow.
+  assert norms.all_finite({"a": jnp.full([10], 3e38)})
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_shows(bad):
   tree = [jnp.ones(3), jnp.float32([1.0, bad])]
-  assert not np.isfinite(norms.norms(tree)[0])
+  assert not np.isfinite(norms.norm(tree))
   np.testing.assert_array_equal(
-    np.isfinite(norms.norms(tree, per_layer=True)), [True, False]
+    np.isfinite(norms.layer_norms(tree)), [True, False]
   )
 
 
@@ -38,7 +71,7 @@ def test_what_is_not_finite_shows(bad):
 def test_gradient_of_the_norm(size):
   x = size * jnp.float32([3.0, 4.0])
   expected = [0.6, 0.8] if size else [0.0, 0.0]
-  got = jax.grad(lambda x: norms.norms(x)[0])(x)
+  got = jax.grad(norms.norm)(x)
   np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
@@ -47,7 +80,7 @@ def test_common_case_reads_the_gradient_once():
   tree = [jnp.ones([64, 64])]
 
   def twice(tree):
-    return norms.norms(tree) * norms.scale(tree, norms.norms(tree))[0].sum()
+    return norms.norm(tree) * norms.scale(tree, norms.norm(tree))[0].sum()
 
   hlo = jax.jit(twice).lower(tree).compile().as_text()
   assert hlo.count(" conditional(") == 1
@@ -56,24 +89,11 @@ def test_common_case_reads_the_gradient_once():
 def test_updates_must_be_floating_point():
   tree = {"a": jnp.ones(2), "b": {"c": jnp.arange(3)}}
   with pytest.raises(TypeError, match=r"got int32 at \['b'\]\['c'\]"):
-    norms.norms(tree)
+    norms.norm(tree)
 
 
 def test_scale_saturates_instead_of_overflowing():
-  got = norms.scale(jnp.float16([6e4, -6e4, 1.0]), jnp.float32([3.0]))
+  got = norms.scale(jnp.float16([6e4, -6e4, 1.0]), jnp.float32(3.0))
   np.testing.assert_array_equal(got, np.float16([65504, -65504, 3]))
-  got = norms.scale(jnp.float16([np.inf, np.nan]), jnp.float32([0.0]))
+  got = norms.scale(jnp.float16([np.inf, np.nan]), jnp.float32(0.0))
   np.testing.assert_array_equal(got, [0, 0])
-
-
-def test_gather_undoes_spread():
-  tree = {"a": jnp.ones(2), "b": jnp.ones(3)}
-  values = jnp.float32([1.0, 2.0])
-  shown = norms.spread(values, tree, per_layer=True)
-  assert shown == {"a": 1.0, "b": 2.0}
-  np.testing.assert_array_equal(
-    norms.gather(shown, tree, True, "tail_index"), values
-  )
-  np.testing.assert_array_equal(norms.gather(3.0, tree, True, "x"), [3, 3])
-  with pytest.raises(ValueError, match="tail_index must be a number, or"):
-    norms.gather(shown, tree, False, "tail_index")

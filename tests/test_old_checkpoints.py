@@ -56,6 +56,10 @@ def in_front(fresh, old):
   return fresh[0], old
 
 
+def last_member(fresh, old):
+  return fresh._replace(members=(*fresh.members[:-1], old))
+
+
 MIGRATIONS = [
   Migration(
     "tracker_before_a_chain",
@@ -88,7 +92,7 @@ MIGRATIONS = [
     "htga_for_sgd",
     sgd,
     lambda: htga_optax.htga(optax.linear_schedule(0.1, 0.01, 20), momentum=0.9),
-    in_front,
+    last_member,
   ),
   Migration(
     "tail_index_sgd_for_sgd",
@@ -96,7 +100,7 @@ MIGRATIONS = [
     lambda: htga_optax.tail_index_sgd(
       optax.linear_schedule(0.1, 0.01, 20), momentum=0.9
     ),
-    in_front,
+    last_member,
   ),
   Migration(
     "truncated_heavy_tailed_sgd_for_sgd",
@@ -104,7 +108,9 @@ MIGRATIONS = [
     lambda: htga_optax.truncated_heavy_tailed_sgd(
       0.1, threshold=jnp.inf, key=0, scale=0.0
     ),
-    lambda fresh, old: (fresh[0], old, fresh[2]),
+    lambda fresh, old: fresh._replace(
+      members=(fresh.members[0], old, fresh.members[2])
+    ),
   ),
   Migration(
     "ahtsgd_for_sgd",

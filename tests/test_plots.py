@@ -78,7 +78,9 @@ def test_hill_plot_is_hills_and_marks_k():
 
 def test_hill_plot_has_the_interval_at_k():
   curve = _tails._hill_curve(X, 60, 240)
-  expected = intervals.examine(order_statistics.sorted_window(X), 60).inflation
+  expected = intervals.examine(
+    order_statistics.sorted_window(X), 60
+  ).variance_inflation
   alpha = estimators.hill(X, 60)
   ends = estimators.hill_interval(alpha, 60 / expected)
   np.testing.assert_allclose(curve[1][59], ends, rtol=1e-4)

@@ -5,6 +5,7 @@ import math
 import chex
 import jax
 from jax import lax
+from jax.experimental import checkify
 import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -29,7 +30,11 @@ def track(steps, value_fn=bowl, params=None, **kwargs):
 
   def step(state, _):
     _, state = tx.update(params, state, params, value_fn=value_fn)
-    return state, (state.sharpness, state.sharpness_estimate, state.look_count)
+    return state, (
+      state.sharpness,
+      state.sharpness_estimate,
+      state.measurement_count,
+    )
 
   return jax.jit(lambda s: lax.scan(step, s, length=steps))(tx.init(params))
 
@@ -49,9 +54,9 @@ def track(steps, value_fn=bowl, params=None, **kwargs):
 def test_sources(source, expected):
   params = jnp.zeros(4)  # where the expected sharpness is the trace
   _, (sharpness, estimates, _) = track(
-    200, source=source, every=1, scale=0.02, params=params
+    200, source=source, every_k_steps=1, perturbation_scale=0.02, params=params
   )
-  if source == "expected_sharpness":  # of one draw a look: 200 for the mean
+  if source == "expected_sharpness":  # of one draw each: 200 for the mean
     deviation = 0.02**2 * np.sqrt(np.sum(EIGENVALUES**2) / 2 / 200)
     assert abs(np.mean(estimates) - expected) < 4 * deviation
   else:
@@ -60,27 +65,33 @@ def test_sources(source, expected):
 
 
 def test_power_iteration_goes_on_where_it_ended():
-  """A gap of 4: the error of the value falls by a constant each look."""
-  _, (_, estimates, _) = track(12, every=1)
+  """A gap of 4: the error of the value falls by a constant each time."""
+  _, (_, estimates, _) = track(12, every_k_steps=1)
   errors = 8 - np.asarray(estimates)
   assert errors[0] > 0.05 and errors[5] < 1e-3 * errors[0] + 1e-5
 
 
-def test_looks_are_taken_every_few_steps():
-  _, (sharpness, _, looks) = track(11, every=5)
-  np.testing.assert_array_equal(looks, [1] * 5 + [2] * 5 + [3])
+def test_measurements_are_taken_every_few_steps():
+  _, (sharpness, _, counts) = track(11, every_k_steps=5)
+  np.testing.assert_array_equal(counts, [1] * 5 + [2] * 5 + [3])
   changes = np.flatnonzero(np.diff(sharpness)) + 1
   np.testing.assert_array_equal(changes, [5, 10])
 
 
-def test_the_loss_is_not_evaluated_between_looks():
+def test_the_loss_is_not_evaluated_between_measurements():
   evaluated = []
 
   def loss(w):
     jax.debug.callback(lambda: evaluated.append(1))
     return bowl(w)
 
-  track(9, value_fn=loss, source="expected_sharpness", every=4, num_matvecs=1)
+  track(
+    9,
+    value_fn=loss,
+    source="expected_sharpness",
+    every_k_steps=4,
+    num_matvecs=1,
+  )
   jax.effects_barrier()
   # At 0, 4 and 8: whether it is finite, where it is, and one draw.
   assert len(evaluated) == 3 * 3
@@ -101,9 +112,9 @@ def test_by_hand_beside_the_reference():
 
 @pytest.mark.parametrize("source", ["top_eigenvalue", "trace"])
 def test_a_loss_of_nan_leaves_the_last_reading(source):
-  tx = htga_optax.track_sharpness(source, every=1)
+  tx = htga_optax.track_sharpness(source, every_k_steps=1)
   params = jnp.ones(4)
-  state, _ = track(20, source=source, every=1)
+  state, _ = track(20, source=source, every_k_steps=1)
   _, hit = tx.update(params, state, params, value_fn=lambda w: jnp.nan * w[0])
   kept = lambda s: (s.sharpness, s.sharpness_estimate, s.top_vector)
   chex.assert_trees_all_equal(kept(hit), kept(state))
@@ -111,13 +122,61 @@ def test_a_loss_of_nan_leaves_the_last_reading(source):
   np.testing.assert_allclose(new.sharpness, state.sharpness, rtol=1e-2)
 
 
-def test_first_look_at_a_loss_of_nan_reads_nothing():
-  tx = htga_optax.track_sharpness(every=2)
+def test_a_first_loss_of_nan_gives_no_reading():
+  tx = htga_optax.track_sharpness(every_k_steps=2)
   params = jnp.ones(4)
   _, state = tx.update(
     params, tx.init(params), params, value_fn=lambda w: jnp.nan * w[0]
   )
   assert state.sharpness == 0 and state.sharpness_growth == 0
+
+
+def test_all_three_readings_are_offered():
+  tx = htga_optax.relay(htga_optax.track_sharpness())
+  params = jnp.ones(4)
+  _, state = tx.update(params, tx.init(params), params, value_fn=bowl)
+  read = htga_optax.readings(state)
+  assert list(read) == ["sharpness", "sharpness_growth", "sharpness_estimate"]
+  for name, value in read.items():
+    assert value == optax.tree.get(state, name) != 0
+
+
+SOURCES = ["top_eigenvalue", "trace", "mean_eigenvalue", "expected_sharpness"]
+
+
+@pytest.mark.parametrize("source", [*SOURCES, "by hand"])
+def test_healthy_steps_are_quiet(source):
+  """For checks of nan and of division by zero, from the first step on."""
+  by_hand = source == "by hand"
+  given = {"sharpness": 3.0} if by_hand else {"value_fn": bowl}
+  tx = htga_optax.track_sharpness(
+    "trace" if by_hand else source, every_k_steps=2
+  )
+  params = jnp.ones(4)
+  update = lambda state: tx.update(params, state, params, **given)[1]
+  with jax.debug_nans(True):
+    state = tx.init(params)
+    for _ in range(3):
+      state = update(state)
+  assert state.sharpness > 0
+
+  checked = jax.jit(checkify.checkify(update, errors=checkify.float_checks))
+  state = tx.init(params)
+  for _ in range(3):
+    error, state = checked(state)
+    error.throw()
+  assert state.sharpness > 0
+
+
+@pytest.mark.parametrize("decay", ["decay", "slow_decay"])
+def test_a_decay_that_is_one_in_float32_gives_no_nan(decay):
+  tx = htga_optax.track_sharpness(**{decay: 1 - 1e-9})
+  params = jnp.ones(4)
+  with jax.debug_nans(True):
+    _, state = tx.update(params, tx.init(params), params, value_fn=bowl)
+  # The average never moves, and is not known.
+  assert (state.sharpness == 0) == (decay == "decay")
+  assert state.sharpness_growth == 0 and state.sharpness_estimate > 0
 
 
 def data_parallel(tx, axis_name):
@@ -147,7 +206,7 @@ def test_devices_average_the_loss(source):
 
   def make(axis_name):
     return optax.chain(
-      htga_optax.track_sharpness(source, every=1, axis_name=axis_name),
+      htga_optax.track_sharpness(source, every_k_steps=1, axis_name=axis_name),
       optax.sgd(0.01),
     )
 
@@ -188,8 +247,8 @@ def close(actual, expected):
   )
 
 
-def test_inside_multi_steps_looks_count_micro_steps():
-  tx = optax.MultiSteps(htga_optax.track_sharpness(every=4), 2)
+def test_inside_multi_steps_each_micro_step_counts():
+  tx = optax.MultiSteps(htga_optax.track_sharpness(every_k_steps=4), 2)
   params = jnp.ones(4)
   state = tx.init(params)
   for _ in range(2):
@@ -201,12 +260,15 @@ def test_inside_multi_steps_looks_count_micro_steps():
   "kwargs, message",
   [
     ({"source": "hutchinson"}, "source must be one of .*'hutchinson'"),
-    ({"every": 0}, "every must be at least 1, got 0"),
-    ({"every": 2.5}, "every must be a static integer, got 2.5"),
+    ({"every_k_steps": 0}, "every_k_steps must be at least 1, got 0"),
+    ({"every_k_steps": 2.5}, "every_k_steps must be a static integer, got 2.5"),
     ({"decay": 1.0}, r"decay must be in \[0, 1\), got 1.0"),
     ({"slow_decay": -0.1}, r"slow_decay must be in \[0, 1\), got -0.1"),
     ({"num_matvecs": 0}, "num_matvecs must be at least 1, got 0"),
-    ({"scale": 0.0}, "scale must be positive and finite, got 0.0"),
+    (
+      {"perturbation_scale": 0.0},
+      "perturbation_scale must be positive and finite, got 0.0",
+    ),
     ({"floor": -1.0}, "floor must be positive and finite, got -1.0"),
     ({"key": 1.5}, "key must be an integer seed"),
   ],

@@ -14,6 +14,7 @@ import pytest
 from scipy import stats
 
 from htga_optax import stable
+from htga_optax.stable import _sampling, _threefry
 
 KEY = jax.random.key(0)
 LAWS = [(a, 0.0) for a in (0.5, 0.8, 1.0, 1.05, 1.2, 1.5, 1.8, 1.95, 2.0)] + [
@@ -63,7 +64,7 @@ def test_distribution_function_of_scipy(s0, alpha, beta):
 def test_characteristic_function_of_a_sample(s0, alpha, beta):
   """Of ours and of SciPy's, whose formula is another."""
   t = np.float64([-3, -1, -0.1, 0.02, 0.3, 1, 2])
-  phi = np.asarray(stable.characteristic_function(t, alpha, beta))
+  phi = np.asarray(stable.phi(t, alpha, beta))
   assert phi.dtype == np.complex64
   theirs = s0.rvs(alpha, beta, size=200_000, random_state=2)
   for x in (sample(alpha, beta)[: theirs.size], theirs):
@@ -74,7 +75,7 @@ def test_characteristic_function_of_a_sample(s0, alpha, beta):
 
 
 def test_characteristic_function_at_its_ends():
-  phi = stable.characteristic_function
+  phi = stable.phi
   for alpha, beta in LAWS:
     assert phi(0.0, alpha, beta) == 1
     assert abs(phi(1e30, alpha, beta)) == 0
@@ -94,7 +95,7 @@ def test_characteristic_function_at_its_ends():
 def test_every_sample_is_that_of_the_textbook_formula(alpha, beta):
   """Nolan's, in float64 and in S1, from the same words."""
   n = 100_000
-  words = stable._words(jax.random.key_data(KEY), stable._counters((n,)))
+  words = _threefry._words(jax.random.key_data(KEY), _threefry._counters((n,)))
   angle, r = (
     (np.asarray(word).view(np.int32).astype(np.float64) + 0.5) / 2**32
     for word in words
@@ -227,7 +228,7 @@ WORST = np.uint32([0, 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1, 2**30])
 def test_is_finite_at_the_ends_of_the_words(monkeypatch, request, dtype):
   """All pairs of extreme words, for every kind of alpha and beta."""
   x, y = (jnp.asarray(v.ravel()) for v in np.meshgrid(WORST, WORST))
-  monkeypatch.setattr(stable, "_words", lambda *_: (x, y))
+  monkeypatch.setattr(_sampling, "_words", lambda *_: (x, y))
   jax.clear_caches()
   request.addfinalizer(jax.clear_caches)  # of what was traced with these words
   near = np.float32([1, 2])
@@ -253,7 +254,7 @@ def test_words_are_those_of_jax(shape):
   for seed in (0, 1, 2**31):
     key = jax.random.key(seed)
     data = jax.random.key_data(key)
-    x, y = stable._words(data, stable._counters(shape))
+    x, y = _threefry._words(data, _threefry._counters(shape))
     np.testing.assert_array_equal(x ^ y, jax.random.bits(key, shape))
     n = math.prod(shape)
     if n:
@@ -272,7 +273,7 @@ def test_words_are_those_of_jax(shape):
 def test_counters_of_more_than_32_bits(shape):
   """Of the last rows, which a loop over them alone computes."""
   rows = (slice(-1, None),) * (len(shape) - 1) + (slice(-5, None),)
-  high, low = jax.jit(lambda: [x[rows] for x in stable._counters(shape)])()
+  high, low = jax.jit(lambda: [x[rows] for x in _threefry._counters(shape)])()
   found = [int(h) << 32 | int(x) for h, x in zip(high.ravel(), low.ravel())]
   n = math.prod(shape)
   assert n > 2**32 and found == list(range(n - 5, n))

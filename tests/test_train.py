@@ -128,7 +128,9 @@ def test_large_parameters_are_split():
   parts = {x.shape: x.addressable_data(0).shape for x in jax.tree.leaves(state)}
   assert parts[64, 16] == (8, 16)
   assert parts[16, 10] == (16, 10)  # too small
-  trace = state["opt_state"][-1][0].trace  # the momentum, where its weights are
+  trace = (
+    state["opt_state"].members[-1][0].trace
+  )  # the momentum, where its weights are
   where = lambda tree: [x.sharding for x in jax.tree.leaves(tree)]
   assert where(trace) == where(state["params"])
 

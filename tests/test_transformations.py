@@ -3,6 +3,8 @@
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 import pytest
@@ -59,22 +61,25 @@ def test_tracker_is_its_twin_and_passes_updates_on():
   assert log(states, "nonfinite_count")[-1] == twin.nonfinite_count == 2
 
 
-def test_tracker_reads_what_its_estimator_says_and_keeps_the_last():
+def test_tracker_reads_what_its_estimator_says():
   grads = heavy_gradients(100)
   grads[40] = np.nan
   grads[60:80] = grads[60] / np.linalg.norm(grads[60])
   _, states = scan(htga_optax.track_tail_index(**SIZES), grads)
-  estimator, last = reference.WindowedHill(**SIZES), ([0, 0], [0, 0])
+  estimator = reference.WindowedHill(**SIZES)
   for i, g in enumerate(grads):
     estimator.update(np.linalg.norm(g))
     tail_index, interval, drift, misfit = estimator.estimate()
-    if np.isfinite(tail_index):
-      last = interval, [drift, misfit]
+    if not tail_index:
+      interval = [0, 0]
     got = log(states, "tail_model_statistics")[i]
     np.testing.assert_allclose(
-      log(states, "tail_index_interval")[i], last[0], rtol=5e-3
+      log(states, "tail_index")[i], tail_index, rtol=1e-5
     )
-    np.testing.assert_allclose(got, last[1], rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(
+      log(states, "tail_index_interval")[i], interval, rtol=5e-3
+    )
+    np.testing.assert_allclose(got, [drift, misfit], rtol=5e-3, atol=5e-3)
     rejected = np.max(np.abs(got)) > 2.5
     assert log(states, "tail_model_rejected")[i] == rejected
 
@@ -87,36 +92,78 @@ def test_tracker_per_layer_holds_a_window_per_leaf():
   }
   tx = htga_optax.track_tail_index(**SIZES, per_layer=True)
   _, states = scan(tx, grads)
-  tail_index = optax.tree.get(states, "tail_index")
-  assert tail_index["none"] is None
-  for name in ("heavy", "light"):
+  tail_index = log(states, "tail_index")
+  assert htga_optax.layer_names(grads) == ["heavy", "light"]
+  for i, name in enumerate(("heavy", "light")):
     twin = reference.Tracker(**SIZES)
     expected = [twin.update(np.linalg.norm(g)) for g in grads[name]]
-    np.testing.assert_allclose(tail_index[name], expected, rtol=1e-5)
+    np.testing.assert_allclose(tail_index[:, i], expected, rtol=1e-5)
     _, alone = scan(htga_optax.track_tail_index(**SIZES), grads[name])
     for field in ("tail_index_interval", "tail_model_statistics"):
       np.testing.assert_allclose(
-        optax.tree.get(states, field)[name],
+        log(states, field)[:, i],
         log(alone, field),
         rtol=1e-3,
         atol=1e-3,
       )
     np.testing.assert_array_equal(
-      optax.tree.get(states, "tail_model_rejected")[name],
+      log(states, "tail_model_rejected")[:, i],
       log(alone, "tail_model_rejected"),
     )
 
 
-def test_tracker_keeps_the_last_estimate_when_there_is_none():
+def test_a_tail_that_is_lighter_than_any_power_law_is_read_as_such():
+  """Not as the last heavy value, which is what the window held before."""
   grads = heavy_gradients(40)
   constant = np.ones((40, 5), np.float32)
+  zeros = np.zeros((40, 5), np.float32)
   _, states = scan(
-    htga_optax.track_tail_index(**SIZES), np.concatenate([grads, constant])
+    htga_optax.track_tail_index(**SIZES),
+    np.concatenate([grads, constant, zeros]),
   )
   tail_index = log(states, "tail_index")
-  assert np.all(tail_index[31:] > 0)
-  # Once the five largest norms in the window are equal, nothing changes.
-  assert np.all(tail_index[72:] == tail_index[71])
+  assert np.all((tail_index[31:40] > 0) & (tail_index[31:40] < 100))
+  # From when on the five largest norms in the window are equal.
+  np.testing.assert_array_equal(tail_index[72:80], 1e6)
+  np.testing.assert_array_equal(tail_index[-1], 0)
+
+
+def test_stacked_layers_are_layers():
+  """A leaf [L, ...], as scan stacks them, reads what L leaves read."""
+  heavy, light = heavy_gradients(alpha=1.0), heavy_gradients(alpha=5.0, seed=2)
+  grads = {"blocks": np.stack([heavy, light], axis=1), "head": heavy}
+  apart = {"blocks": {"0": heavy, "1": light}, "head": heavy}
+  assert htga_optax.layer_names(
+    {"blocks": jnp.ones([2, 5]), "head": jnp.ones(5)}, "^blocks"
+  ) == ["blocks/0", "blocks/1", "head"]
+  for make in (
+    lambda per_layer: htga_optax.scale_by_htga(**SIZES, per_layer=per_layer),
+    lambda per_layer: htga_optax.clip_by_tail_quantile(
+      0.1, 32, 5, per_layer=per_layer
+    ),
+  ):
+    ours, states = scan(make("^blocks"), grads)
+    theirs, expected = scan(make(True), apart)
+    for i in range(2):
+      np.testing.assert_allclose(
+        ours["blocks"][:, i], theirs["blocks"][str(i)], rtol=1e-5
+      )
+    for name, value in htga_optax.readings(expected).items():
+      np.testing.assert_allclose(
+        htga_optax.readings(states)[name], value, rtol=1e-5
+      )
+  state = htga_optax.track_tail_index(per_layer="^blocks").init(apart["head"])
+  assert state.tail_index.shape == (1,)
+
+
+def test_coordinates_of_stacked_layers():
+  rng = np.random.default_rng(0)
+  x = rng.standard_t([2.0, 8.0], size=(2000, 2)).T.astype(np.float32)
+  read = []
+  for tree, per_layer in (({"a": x}, "a"), ({"a": x[0], "b": x[1]}, True)):
+    tx = htga_optax.track_coordinate_tail_index(per_layer=per_layer)
+    read.append(tx.update(tree, tx.init(tree))[1].coordinate_tail_index)
+  np.testing.assert_array_equal(*read)
 
 
 def test_tracker_takes_any_streaming_estimator():
@@ -213,7 +260,7 @@ def test_ratio_exponent_controls_the_tail_index(alpha):
   10 %, and so has the estimate on the output: 30 % allowed for both."""
   grads = heavy_gradients(6000, alpha=alpha)
   tx = htga_optax.scale_by_htga(
-    1024, 100, response="ratio", alpha_target=2.0, tau=3.0
+    1024, 100, response="ratio", target=2.0, tau=3.0
   )
   updates, _ = scan(tx, grads)
   after = estimators.hill(np.linalg.norm(updates[2000:], axis=1), 200)
@@ -224,7 +271,7 @@ def test_ratio_exponent_controls_the_tail_index(alpha):
 
 def test_gamma_zero_is_normalised_sgd():
   grads = heavy_gradients(20)
-  tx = htga_optax.amplify(lambda _: 0.0, tau=2.0)
+  tx = htga_optax.amplify(0.0, tau=2.0)
   updates, _ = scan(tx, grads, tail_index=1.0)
   np.testing.assert_allclose(np.linalg.norm(updates, axis=1), 2, rtol=1e-5)
 
@@ -256,7 +303,7 @@ def test_updates_pass_unchanged_until_the_window_is_full():
 
 def test_amplification_never_overflows():
   """r = 1e30 with gamma = 1.5 and tau = 1 would be 1e45."""
-  tx = htga_optax.amplify(lambda _: 1.5, tau=1.0)
+  tx = htga_optax.amplify(1.5, tau=1.0)
   g = jnp.float32([1e20, 0.0])
   updates, _ = tx.update(g, tx.init(g), tail_index=1.0)
   np.testing.assert_allclose(updates, [1e30, 0], rtol=1e-4)
@@ -313,12 +360,12 @@ def test_unless_rejected_waits_layer_by_layer():
   updates, state = tx.update(
     g,
     tx.init(g),
-    tail_index={"a": 3.0, "b": {"c": 3.0}, "none": None},
-    tail_model_rejected={"a": True, "b": {"c": False}, "none": None},
+    tail_index=jnp.asarray([3.0, 3.0]),
+    tail_model_rejected=jnp.asarray([True, False]),
   )
   np.testing.assert_array_equal(updates["a"], 1)
   np.testing.assert_array_equal(updates["b"]["c"], 1.5)
-  assert state.rate_scale["a"] == 1 and state.rate_scale["b"]["c"] == 1.5
+  np.testing.assert_array_equal(state.rate_scale, [1, 1.5])
 
 
 def warm_up(steps=700, until=60):
@@ -335,8 +382,7 @@ def test_htga_waits_until_a_warm_up_has_left_the_window(per_layer):
     256, 25, per_layer=per_layer, unless_rejected=True
   )
   updates, states = scan(tx, grads)
-  rejected = optax.tree.get(states, "tail_model_rejected")
-  rejected = np.asarray(rejected["w"] if per_layer else rejected)
+  rejected = log(states, "tail_model_rejected").reshape(-1)
   assert np.all(rejected[255:300]) and not np.any(rejected[400:])
   full = np.arange(rejected.size) >= 255
   waits = rejected | ~full
@@ -374,14 +420,42 @@ def test_unless_rejected_names_the_reading_it_lacks(readings):
     tx.update(jnp.ones(2), tx.init(jnp.ones(2)), **readings)
 
 
-def test_a_tree_of_verdicts_needs_a_tree_of_indices():
+def test_verdicts_must_have_the_shape_of_the_indices():
   tx = htga_optax.unless_rejected(htga_optax.scale_by_tail_index())
   g = {"a": jnp.ones(2)}
-  with pytest.raises(ValueError, match="tail_model_rejected must be like"):
-    tx.update(g, tx.init(g), tail_index=1.5, tail_model_rejected={"a": True})
+  with pytest.raises(ValueError, match="must have the shape of tail_index"):
+    tx.update(g, tx.init(g), tail_index=1.5, tail_model_rejected=jnp.ones(1))
 
 
 # -- optimizers -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [1, 7, 62])
+def test_the_state_has_as_many_leaves_whatever_the_number_of_layers(layers):
+  params = {str(i): jnp.ones(2) for i in range(layers)}
+  state = htga_optax.htga(0.1, per_layer=True).init(params)
+  assert len(jax.tree.leaves(state)) <= 20
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+  "tx",
+  [
+    htga_optax.htga(0.1, 0.9),
+    htga_optax.tail_index_sgd(0.1, 0.9),
+    htga_optax.truncated_heavy_tailed_sgd(0.1, None, key=0, scale=None),
+    htga_optax.truncated_heavy_tailed_sgd(0.1, 1.0, key=0, scale=None),
+    htga_optax.ahtsgd(0.1, 0.0, key=0, alpha=2.0),
+    htga_optax.ahtsgd(0.1, 0.0, key=0, alpha=2.0, momentum=0.9),
+  ],
+)
+def test_every_optimizer_drops_a_step_that_is_not_finite(tx, bad):
+  params = {"a": jnp.ones(2), "b": jnp.ones(3)}
+  grads = {"a": jnp.float32([1.0, bad]), "b": jnp.ones(3)}
+  state = tx.init(params)
+  updates, state = tx.update(grads, state, params)
+  assert not any(np.any(x) for x in jax.tree.leaves(updates))
+  assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
 
 
 def test_htga_is_its_twin():
@@ -509,6 +583,88 @@ def test_a_reading_may_be_passed_by_hand():
   np.testing.assert_allclose(updates, -1.5 * grads, rtol=1e-6)
 
 
+def test_a_listener_in_a_chain_beside_a_line_search_gets_its_reading():
+  """The search refuses arguments that it does not know."""
+  loss = lambda w: jnp.sum(jnp.arange(1.0, 6.0) * w**2)
+  tx = htga_optax.relay(
+    htga_optax.track_tail_index(**SIZES),
+    optax.chain(
+      recorder(["tail_index"]),
+      htga_optax.scale_by_tail_index(),
+      optax.sgd(1.0),
+      optax.scale_by_backtracking_linesearch(20),
+    ),
+  )
+
+  def step(carry, _):
+    w, state = carry
+    value, grads = jax.value_and_grad(loss)(w)
+    updates, state = tx.update(
+      grads, state, w, value=value, grad=grads, value_fn=loss
+    )
+    return (optax.apply_updates(w, updates), state), value
+
+  w = jnp.ones(5)
+  (_, state), values = lax.scan(step, (w, tx.init(w)), length=40)
+  assert np.all(np.diff(values[:10]) < 0)
+  assert state.members[1][0]["tail_index"] == state.members[0].tail_index > 0
+
+
+def test_a_member_with_fixed_keywords_gets_those_that_it_takes():
+  def update(updates, state, params=None, *, tail_index=None):
+    return updates, {"seen": jnp.asarray(tail_index)}
+
+  strict = optax.GradientTransformationExtraArgs(
+    lambda params: {"seen": jnp.zeros([])}, update
+  )
+  tx = htga_optax.relay(htga_optax.track_tail_index(**SIZES), strict)
+  _, states = scan(tx, heavy_gradients(40))
+  np.testing.assert_array_equal(
+    states.members[1]["seen"], states.members[0].tail_index
+  )
+
+
+def test_readings_that_stand_twice_get_their_paths():
+  tx = optax.named_chain(
+    ("gradients", htga_optax.track_tail_index(**SIZES)),
+    ("htga", htga_optax.htga(0.1, **SIZES)),
+  )
+  read = htga_optax.readings(tx.init(jnp.ones(3)))
+  assert {"gradients/tail_index", "amplification"} < set(read)
+  assert "htga/members/0/members/0/tail_index" in read
+  assert "tail_index" not in read
+
+
+def test_by_layer_names_what_is_measured():
+  grads = {"a": {"b": jnp.ones(2)}, "c": jnp.zeros(3), "none": None}
+  tx = htga_optax.track_tail_index(per_layer=True)
+  _, state = tx.update(grads, tx.init(grads))
+  norms = htga_optax.by_layer(state.update_norm, grads)
+  assert list(norms) == ["a/b", "c"]
+  np.testing.assert_allclose([*norms.values()], [2**0.5, 0])
+  with pytest.raises(ValueError, match="each of the 2 layers, got shape"):
+    htga_optax.by_layer(jnp.ones(3), grads)
+
+
+def test_norms_of_shards_are_joined():
+  """Updates that are split by hand, with the axis named and without."""
+  mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
+  g = heavy_gradients(1, shape=(64,))[0] * 1e25
+  for tx in (htga_optax.truncate(1.0, shard_axis_name="model"),):
+
+    def step(x, tx=tx):
+      return tx.update(x, tx.init(x))[0]
+
+    split = jax.shard_map(
+      step,
+      mesh=mesh,
+      in_specs=P("model"),
+      out_specs=P("model"),
+      check_vma=False,
+    )
+    np.testing.assert_allclose(np.linalg.norm(jax.jit(split)(g)), 1, rtol=1e-5)
+
+
 # -- bad input --------------------------------------------------------------
 
 
@@ -538,7 +694,13 @@ def test_a_reading_may_be_passed_by_hand():
      "tau_decay must be in [0, 1), got 1.0."),
     (lambda: htga_optax.scale_by_htga(response="linear"), ValueError,
      "response must be one of ['ratio', 'sigmoid'], got 'linear'."),
-    (lambda: htga_optax.amplify(1.5), TypeError, "got 1.5."),
+    (lambda: htga_optax.amplify("1.5"), TypeError, "got '1.5'."),
+    (lambda: htga_optax.amplify(-0.5), ValueError,
+     "exponent must be at least 0, got -0.5."),
+    (lambda: htga_optax.track_tail_index(per_layer="("), ValueError,
+     "per_layer must be a regular expression, got '('"),
+    (lambda: htga_optax.truncate(1.0, shard_axis_name=None) and
+     htga_optax.by_norm(None, per_layer=2), TypeError, "got 2."),
     (lambda: htga_optax.scale_by_tail_index(min_scale=3.0), ValueError,
      "max_scale must be at least min_scale=3.0, got 2.0."),
     (lambda: htga_optax.scale_by_tail_index(beta=float("inf")), ValueError,
@@ -577,7 +739,9 @@ def test_readings_must_fit_the_listener():
     htga_optax.scale_by_tail_index(),
   )
   grads = {"a": jnp.ones(3), "b": jnp.ones(2)}
-  with pytest.raises(ValueError, match="track with per_layer=True too"):
+  with pytest.raises(
+    ValueError, match="give the tracker and scale_by_tail_index the"
+  ):
     tx.update(grads, tx.init(grads))
 
 

@@ -99,7 +99,7 @@ def test_the_gate_is_open_in_a_tenth_of_the_steps(example):
   zero = jnp.zeros(2)
 
   def step(state, _):
-    z = example.optax.tree.get(state, "inflation")
+    z = example.optax.tree.get(state, "noise_factor")
     return tx.update(zero, state, noise_updates=zero)[1], z
 
   z = np.asarray(lax.scan(step, tx.init(zero), length=3000)[1])
@@ -186,7 +186,7 @@ def test_what_is_said_of_the_claim(example):
     (["--gate", "1"], "gate must be below 1, got 1.0"),
     (["--threshold", "-1"], "threshold must be at least 0, got -1.0"),
     (["--learning-rate", "nan"], "learning_rate must be a finite number"),
-    (["--tail-index", "0"], "tail_index must be positive, got 0.0"),
+    (["--alpha", "0"], "alpha must be positive, got 0.0"),
     (["--scale", "-1"], "scale must be a finite number of at least 0"),
     (["--output", "a.txt"], "must end in .png, got a.txt"),
     (["--report", "no/such/folder/a.md"], "cannot write no/such/folder/a.md"),

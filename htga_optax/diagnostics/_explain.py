@@ -1,26 +1,30 @@
 """A state after the step, in sentences."""
 
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
+from htga_optax import streaming
 from htga_optax.diagnostics import verdicts
 
 
-def explain(state: Any) -> str:
+def explain(state: Any, layers: Sequence[str] | None = None) -> str:
   """Says in sentences what the norms of a run are like.
 
   Args:
     state: an optimizer state with one :func:`htga_optax.track_tail_index` in
       it, however deep. Its arrays are copied to the host.
+    layers: names for a tracker per layer, as
+      :func:`htga_optax.layer_names` gives them; None numbers the layers.
 
   Returns:
-    The sentences; per layer, a line for each leaf.
+    The sentences; per layer, a line for each.
 
   Raises:
-    ValueError: there is no such tracker in the state, or more than one.
+    ValueError: there is no such tracker in the state, or more than one, or the
+      number of names is not that of the layers.
 
   Examples:
     >>> import jax, jax.numpy as jnp, numpy as np, optax
@@ -42,27 +46,40 @@ def explain(state: Any) -> str:
       "explain found no `tail_index` in this state: put track_tail_index()"
       " into the chain."
     )
-  names = (
-    "tail_index_interval",
-    "tail_model_statistics",
-    "tail_model_rejected",
-    "nonfinite_count",
+  fields = [
+    np.asarray(x)
+    for x in (
+      tail_index,
+      optax.tree.get(state, "tail_index_interval"),
+      optax.tree.get(state, "tail_model_statistics"),
+      optax.tree.get(state, "tail_model_rejected"),
+      optax.tree.get(state, "nonfinite_count"),
+      _variance_inflation(state, tail_index),
+    )
+  ]
+  if not np.ndim(fields[0]):
+    return _sentence(*fields)
+  names = range(len(fields[0])) if layers is None else layers
+  if len(names) != len(fields[0]):
+    raise ValueError(
+      f"the tracker has {len(fields[0])} layers, got {len(names)} names."
+    )
+  return "\n".join(
+    f"{name}: {_sentence(*layer)}" for name, *layer in zip(names, *fields)
   )
-  fields = [jax.tree.leaves(optax.tree.get(state, name)) for name in names]
+
+
+def _variance_inflation(state: Any, tail_index: Any) -> Any:
+  """How many dependent norms tell as much as one; 1 if nobody has measured."""
   estimator_state = optax.tree.get(state, "estimator_state")
-  groups = jax.tree.leaves_with_path(tail_index)
   series = getattr(estimator_state, "series", None)
-  inflations = np.ones(len(groups)) if series is None else series.inflation
-  lines = []
-  for (path, alpha), *rest in zip(groups, *fields, inflations):
-    name = "/".join(jax.tree_util.keystr((key,), simple=True) for key in path)
-    sentence = _sentence(float(alpha), *map(np.asarray, rest))
-    lines.append(f"{name}: {sentence}" if name else sentence)
-  return "\n".join(lines)
+  return (
+    np.ones_like(tail_index) if series is None else series.variance_inflation
+  )
 
 
 def _sentence(
-  tail_index: float,
+  tail_index: np.ndarray,
   interval: np.ndarray,
   statistics: np.ndarray,
   rejected: np.ndarray,
@@ -72,8 +89,12 @@ def _sentence(
   said = []
   if not tail_index:
     said.append(
-      "No tail index yet: the window is not full, or its largest norms are"
-      " equal."
+      "No tail index yet: the window is not full, or its largest norms are 0."
+    )
+  elif tail_index >= streaming.LIGHTEST:
+    said.append(
+      "The tail is lighter than any power law: the largest norms are equal, or"
+      " nearly so."
     )
   else:
     low, high = map(float, interval)

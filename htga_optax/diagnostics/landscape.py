@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from htga_optax import checks, curvature
+from htga_optax import _checks, curvature
 
 
 def filter_normalized(params: Any, *, key: ArrayLike) -> Any:
@@ -52,7 +52,7 @@ def filter_normalized(params: Any, *, key: ArrayLike) -> Any:
     Li, Xu, Taylor, Studer and Goldstein (2018), Visualizing the loss landscape
     of neural nets, NeurIPS (arXiv:1712.09913).
   """
-  direction = curvature.sample_like(jax.random.normal, key, params)
+  direction = curvature.sample_like(jax.random.normal, params, key=key)
 
   def scaled(d, x):
     if x.ndim < 2:
@@ -193,10 +193,10 @@ def spectral_density(
     ICML.
   """
   for name, size in (("probes", probes), ("points", points)):
-    checks.check_size(name, size)
+    _checks.check_size(name, size)
 
   def quadrature(key):
-    vector = curvature.sample_like(jax.random.normal, key, like)
+    vector = curvature.sample_like(jax.random.normal, like, key=key)
     t = curvature.lanczos(matvec, vector, num_matvecs)
     off = t.off_diagonal[:-1]
     matrix = jnp.diag(t.diagonal) + jnp.diag(off, 1) + jnp.diag(off, -1)

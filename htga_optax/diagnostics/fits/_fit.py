@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jax.typing import ArrayLike
 import numpy as np
 
-from htga_optax import checks
+from htga_optax import _checks
 from htga_optax.diagnostics.fits import _stable, _student, _tails
 from htga_optax.diagnostics.fits._law import Law
 
@@ -150,8 +150,8 @@ def select(
     raise ValueError(f"{law} has positive values, got {values[0]:.3g}.")
   if family.support != "tail":
     return family, values, 1.0, 1.0
-  k = max(2, values.size // 10) if k is None else checks.check_size("k", k)
-  checks.check_number(
+  k = max(2, values.size // 10) if k is None else _checks.check_size("k", k)
+  _checks.check_number(
     "k", k, lambda v: 2 <= v < values.size, f"be in [2, {values.size - 1}]"
   )
   threshold = float(values[-(k + 1)])

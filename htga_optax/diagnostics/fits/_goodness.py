@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jax.typing import ArrayLike
 import numpy as np
 
-from htga_optax import checks
+from htga_optax import _checks
 from htga_optax.diagnostics.fits import _fit
 from htga_optax.diagnostics.fits._fit import LAWS, Fit
 
@@ -69,7 +69,7 @@ def goodness(
     Stute, Gonzalez Manteiga and Presedo Quindimil (1993), Bootstrap based
     goodness-of-fit tests, Metrika 40.
   """
-  checks.check_size("replications", replications)
+  _checks.check_size("replications", replications)
   family, values, threshold, share = _fit.select(law, x, k)
   fitted = _fit.fit_selected(law, family, values, threshold, share)
   found = distances(fitted, threshold * values)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from htga_optax import checks, estimators, intervals, order_statistics
+from htga_optax import _checks, estimators, intervals, order_statistics
 from htga_optax.diagnostics import fits
 from htga_optax.diagnostics.plots import _style
 
@@ -150,7 +150,7 @@ def hill_plot(
   x = np.asarray(x, float)
   k = max(2, x.size // 10) if k is None else k
   most = max(k, 2 * x.size // 5) if most is None else most
-  checks.check_number(
+  _checks.check_number(
     "most", most, lambda v: k <= v < x.size, f"be in [{k}, {x.size - 1}]"
   )
   chosen = np.unique(np.geomspace(2, most, 300).astype(int))
@@ -183,7 +183,7 @@ def _hill_curve(
 
   def curve(x):
     window = order_statistics.sorted_window(x)
-    inflation = intervals.examine(window, k).inflation
+    inflation = intervals.examine(window, k).variance_inflation
     alphas = estimators.hill_all(x)[:most]
     sizes = jnp.maximum(jnp.arange(1, most + 1) / inflation, 0.12)
     ends = estimators.hill_interval(alphas, sizes)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from htga_optax import checks, estimators, intervals, order_statistics
+from htga_optax import _checks, estimators, intervals, order_statistics
 from htga_optax.diagnostics import fits
 
 NORMS = (
@@ -100,7 +100,7 @@ def examine(
     Tail index 1.5 (95 %: 1.2 to 1.8) of norm, from the 100 largest of the last
     1000 values: heavy, the variance of the norm is infinite.
   """
-  checks.check_number(
+  _checks.check_number(
     "window", window, lambda v: v >= FEWEST, f"be at least {FEWEST}"
   )
   name = _column(columns, column)
@@ -130,7 +130,7 @@ def examine(
       f" {size} are equal."
     )
   last = jax.tree.map(lambda v: float(v[-1]), series)
-  stride = math.ceil(last.inflation - 0.5)
+  stride = math.ceil(last.variance_inflation - 0.5)
   lag = _lag(x[-size:])
   thinned, apart = (x[-size:][::-step][::-1] for step in (stride, lag))
   tail = max(2, thinned.size // 10)
@@ -174,7 +174,7 @@ def _examiner(k: int) -> Callable[[jax.Array], Any]:
   def examined(values):
     series = intervals.examine(order_statistics.sorted_window(values), k)
     alpha = estimators.hill(values, k)
-    return alpha, intervals.interval(alpha, k, series), series
+    return alpha, intervals.series_interval(alpha, k, series), series
 
   return examined
 

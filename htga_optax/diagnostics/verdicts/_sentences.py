@@ -49,7 +49,7 @@ def sentences(
       f" {medians[-1]:.3g}, the tail index of {medians.size} windows from"
       f" {np.nanmin(alphas):.2g} to {np.nanmax(alphas):.2g}."
     )
-  inflation = found.series.inflation
+  inflation = found.series.variance_inflation
   if max(found.stride, found.lag) > 1:
     said.append(
       f"The values depend on those before: in the tail {inflation:.1f} of them"

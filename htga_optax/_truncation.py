@@ -21,32 +21,39 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 import optax
 
-from htga_optax import checks, norms, readings
+from htga_optax import _checks, norms
+from htga_optax._by_norm import Argument, Controller, by_norm
+from htga_optax._relay import value_of
 
 # Factors stay below 1e30, which leaves float32 room for gradients.
 _LARGEST_LOG = 69.0
 
 
 class InflateGradientNoiseState(NamedTuple):
-  """What :func:`inflate_gradient_noise` knows.
+  """The state of :func:`inflate_gradient_noise`.
 
   Attributes:
-    inflation: Z of the step to come, float32 []; 0 where the gate is closed, in
+    noise_factor: Z of the next step, float32 []; 0 where the gate is closed, in
       which case that step needs no second gradient.
-    step_count: steps that were not dropped, int32 [].
+    step_count: the steps so far, int32 [].
     rng_key: the data of the key, uint32; it never changes.
   """
 
-  inflation: jax.Array
+  noise_factor: jax.Array
   step_count: jax.Array
   rng_key: jax.Array
 
+  def readings(self) -> dict[str, jax.Array]:
+    """What later members of a relay get, and what a log shows."""
+    return {"noise_factor": self.noise_factor}
+
 
 def inflate_gradient_noise(
-  key: ArrayLike,
-  tail_index: ArrayLike = 1.4,
+  alpha: ArrayLike = 1.4,
   scale: optax.ScalarOrSchedule = 0.5,
   gate: ArrayLike = 0.0,
+  *,
+  key: ArrayLike,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Gives the noise of a mini-batch gradient a heavy tail.
 
@@ -58,7 +65,7 @@ def inflate_gradient_noise(
   gradients of a small and of a large batch, which is noise of mean zero, is an
   argument of the update:
 
-      z = optax.tree.get(state, "inflation")
+      z = optax.tree.get(state, "noise_factor")
       noise = noise_gradient(loss_fn, params, other_batch, large_batch, z)
       updates, state = tx.update(grads, state, params, noise_updates=noise)
 
@@ -68,9 +75,9 @@ def inflate_gradient_noise(
   whether the large batch is needed at all. Its 32 random bits end the tail at
   P = 1e-10.
 
-  A step is dropped where the updates are not finite, or the difference is not
-  while the gate is open: it is zero, and the state stays as it is. The sum ends
-  at the largest number of the leaf's dtype.
+  A step is dropped where the updates are not finite, or where the difference is
+  not finite while the gate is open: its update is zero. It counts as a step.
+  The sum is at most the largest number of the leaf's dtype.
 
   What it does not do: bound the step, see :func:`htga_optax.truncate`. Behind
   a transformation that changes the updates, the difference is not changed with
@@ -78,22 +85,23 @@ def inflate_gradient_noise(
   last micro-batch.
 
   Args:
+    alpha: a, the tail index of Z, positive; below 1 Z has no mean, below 2 no
+      variance.
+    scale: c, at least 0: a number, or a schedule of the step (0 turns the noise
+      off).
+    gate: C, at least 0, in units of Z: a Z that is not above it counts as 0,
+      which saves the large batch. The gate is open at a rate p where
+      C = c (p^(-1/a) - 1); the noise that a small Z would add is missing.
     key: a seed, a typed key or key data (static for
       `optax.inject_hyperparams`).
-    tail_index: a, of Z, positive; below 1 it has no mean, below 2 no variance.
-    scale: c, at least 0: a number, or a schedule of the steps taken (0 turns
-      the noise off).
-    gate: C, at least 0, in units of Z: what is not above counts as 0, which
-      saves the large batch. It is open at a rate p where
-      C = c (p^(-1/a) - 1), and what small Z would have added is missing.
 
   Returns:
-    The transformation. `optax.tree.get` finds `inflation` in its state, an
+    The transformation. `optax.tree.get` finds `noise_factor` in its state, an
     :class:`InflateGradientNoiseState`.
 
   Raises:
     TypeError: a key that is none; updates that are not floating point.
-    ValueError: tail_index not positive, scale or gate negative; no
+    ValueError: alpha not positive, scale or gate negative; no
       `noise_updates`, or a tree that is not like the updates (inside
       `optax.masked` and `optax.partition` pass them
       `mask_compatible_extra_args=True`).
@@ -105,7 +113,7 @@ def inflate_gradient_noise(
     >>> grads, noise = jnp.ones(2), jnp.asarray([1.0, -1.0])
     >>> state = tx.init(grads)
     >>> updates, _ = tx.update(grads, state, noise_updates=noise)
-    >>> bool(jnp.allclose(updates, grads + state.inflation * noise))
+    >>> bool(jnp.allclose(updates, grads + state.noise_factor * noise))
     True
 
   References:
@@ -113,22 +121,20 @@ def inflate_gradient_noise(
     heavy-tailed noise, arXiv:2102.04297. The law of Z and its constants are
     read from public reference code.
   """
-  checks.check_number(
-    "tail_index", tail_index, lambda v: 0 < v < jnp.inf, "be positive"
-  )
-  checks.check_scale("scale", scale)
-  checks.check_number("gate", gate, lambda v: v >= 0, "be at least 0")
-  rng_key, impl = checks.check_key(key)
+  _checks.check_number("alpha", alpha, lambda v: 0 < v < jnp.inf, "be positive")
+  _checks.check_scale("scale", scale)
+  _checks.check_number("gate", gate, lambda v: v >= 0, "be at least 0")
+  rng_key, impl = _checks.check_key(key)
 
   def state_at(step_count, rng_key):
     one = jax.random.wrap_key_data(rng_key, impl=impl)
     word = jax.random.bits(jax.random.fold_in(one, step_count))
     exponential = -jnp.log((word.astype(jnp.float32) + 0.5) * 2.0**-32)
-    a = jnp.asarray(tail_index, jnp.float32)
-    c = readings.value_of("inflate_gradient_noise", scale, step_count, {})
+    a = jnp.asarray(alpha, jnp.float32)
+    c = value_of(scale, step_count, None, unknown=0.0)
     z = c * jnp.expm1(jnp.minimum(exponential / a, _LARGEST_LOG))
     return InflateGradientNoiseState(
-      inflation=jnp.where(z > gate, z, 0.0),
+      noise_factor=jnp.where(z > gate, z, 0.0),
       step_count=step_count,
       rng_key=rng_key,
     )
@@ -149,13 +155,12 @@ def inflate_gradient_noise(
         " mask_compatible_extra_args=True to optax.masked and optax.partition),"
         f" got {structure}."
       )
-    z = state.inflation
+    z = state.noise_factor
     noise = jax.tree.map(lambda x: jnp.where(z > 0, x, 0), noise_updates)
-    finite = jnp.isfinite(norms.norms(updates) + norms.norms(noise))[0]
-    new = state_at(optax.safe_increment(state.step_count), state.rng_key)
+    finite = norms.all_finite(updates) & norms.all_finite(noise)
     return jax.tree.map(
       lambda x, y: norms.add(x, z * y, finite), updates, noise
-    ), jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+    ), state_at(optax.safe_increment(state.step_count), state.rng_key)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -165,7 +170,7 @@ def noise_gradient(
   params: optax.Params,
   small_batch: Any,
   large_batch: Any,
-  inflation: ArrayLike,
+  noise_factor: ArrayLike,
 ) -> optax.Updates:
   r"""The noise of a small batch's gradient, if it is needed.
 
@@ -181,7 +186,7 @@ def noise_gradient(
     small_batch: :math:`SB^*`, any tree: another small batch ("Our 1"), or that
       of the updates ("Our 2"; its gradient is then taken a second time).
     large_batch: LB.
-    inflation: Z, of :func:`inflate_gradient_noise`.
+    noise_factor: Z, of :func:`inflate_gradient_noise`.
 
   Returns:
     The difference, a tree like `params`, for `noise_updates`.
@@ -201,7 +206,7 @@ def noise_gradient(
     return loss_fn(params, small_batch) - loss_fn(params, large_batch)
 
   return lax.cond(
-    jnp.asarray(inflation) > 0,
+    jnp.asarray(noise_factor) > 0,
     jax.grad(difference),
     lambda params: jax.tree.map(jnp.zeros_like, params),
     params,
@@ -209,17 +214,19 @@ def noise_gradient(
 
 
 class TruncateState(NamedTuple):
-  """What :func:`truncate` knows.
+  """The state of :func:`truncate`.
 
   Attributes:
-    step_count: steps that were not dropped, int32 [].
+    step_count: the steps so far, int32 [].
   """
 
   step_count: jax.Array
 
 
 def truncate(
-  threshold: optax.ScalarOrSchedule,
+  threshold: Argument,
+  *,
+  shard_axis_name: norms.AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Truncates a step to a length; put it behind the learning rate.
 
@@ -230,20 +237,19 @@ def truncate(
   tail. On the gradient, b/learning_rate is the same without momentum, as long
   as the rate is constant.
 
-  It is `optax.clip_by_global_norm`, but that the threshold may follow a
-  schedule; that the norm is taken in float32 whatever the leaves are, and does
-  not overflow (theirs of float16 is inf from 65504 on, and the update then
-  zero); that :math:`b = 0` gives zeros for a zero step (theirs nan); and that
-  a step whose norm is not finite is dropped, its update zero and the count
-  unchanged (theirs is nan or spreads it).
-
-  What it does not do: see beyond the device. Under `jax.shard_map` with
-  parameters split by hand, each shard is truncated for itself.
+  It differs from `optax.clip_by_global_norm` in four ways. The threshold may
+  follow a schedule or a reading. The norm is taken in float32 whatever the
+  leaves are, and does not overflow (theirs of float16 is inf from 65504 on, and
+  the update then zero). A threshold of 0 gives zeros for a zero step (theirs
+  nan). A step whose norm is not finite is dropped: its update is zero (theirs
+  is nan or spreads it).
 
   Args:
-    threshold: b, at least 0, in units of the parameters: a number or a schedule
-      of the count, of which a negative value counts as 0; inf truncates
-      nothing.
+    threshold: b, at least 0, in units of the parameters: a number, a schedule
+      of the step, or a :class:`Reading`. A negative value of a schedule counts
+      as 0; inf truncates nothing, and so does a reading that is not known.
+    shard_axis_name: mapped axes of `jax.shard_map` over which the updates are
+      split by hand; without it each shard is truncated for itself.
 
   Returns:
     The transformation. Its state is a :class:`TruncateState`.
@@ -265,24 +271,18 @@ def truncate(
     Wang, Oh and Rhee (2021), Eliminating sharp minima from SGD with truncated
     heavy-tailed noise, arXiv:2102.04297.
   """
-  checks.check_number("threshold", threshold, lambda v: v >= 0, "be at least 0")
+  _checks.check_number(
+    "threshold", threshold, lambda v: v >= 0, "be at least 0"
+  )
 
-  def init_fn(params):
-    del params
-    return TruncateState(step_count=jnp.zeros([], jnp.int32))
+  def update(r, state, threshold):
+    exceeds = r > threshold
+    length = jnp.where(exceeds, jnp.maximum(threshold, 0.0), 1.0)
+    return length / jnp.where(exceeds, r, 1.0), state
 
-  def update_fn(updates, state, params=None, **extra_args):
-    del params
-    b = readings.value_of("truncate", threshold, state.step_count, extra_args)
-    r = norms.norms(updates)
-    finite = jnp.isfinite(r[0])
-    exceeds = r > b
-    factor = jnp.where(exceeds, jnp.maximum(b, 0.0), 1.0)
-    factor = factor / jnp.where(exceeds, r, 1.0)
-    return norms.scale(updates, jnp.where(finite, factor, 0.0)), TruncateState(
-      step_count=jnp.where(
-        finite, optax.safe_increment(state.step_count), state.step_count
-      )
-    )
-
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return by_norm(
+    Controller(lambda: TruncateState(jnp.zeros([], jnp.int32)), update),
+    {"threshold": (threshold, float("inf"))},
+    shard_axis_name=shard_axis_name,
+    name="truncate",
+  )

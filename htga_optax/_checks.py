@@ -51,6 +51,15 @@ def check_scale(name: str, value: object) -> None:
   )
 
 
+def check_order(low_name: str, low: Any, high_name: str, high: Any) -> None:
+  """Raises ValueError for bounds that are not finite or not in order."""
+  check_number(high_name, high, lambda v: v < float("inf"), "be finite")
+  if not isinstance(low, jax.Array):
+    check_number(
+      high_name, high, lambda v: v >= low, f"be at least {low_name}={low}"
+    )
+
+
 def check_size(name: str, value: object) -> int:
   """Returns a static size of at least one, or says what is wrong with it.
 

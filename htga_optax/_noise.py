@@ -22,7 +22,9 @@ from jax.sharding import AxisType, auto_axes
 from jax.typing import ArrayLike
 import optax
 
-from htga_optax import checks, norms, readings, stable
+from htga_optax import _checks, norms, stable
+from htga_optax._by_norm import Argument
+from htga_optax._relay import Reading, reading_of, value_of
 
 Response = Literal["rising", "falling", "growth"]
 
@@ -32,7 +34,7 @@ def sharpness_alpha(
   center: optax.ScalarOrSchedule = 0.0,
   steepness: ArrayLike = 1.0,
   alpha_min: ArrayLike = 1.05,
-) -> readings.Reading:
+) -> Reading:
   r"""Responses of AHTSGD: an alpha that follows the sharpness of the loss.
 
   .. math::
@@ -79,7 +81,7 @@ def sharpness_alpha(
     raise ValueError(
       f"response must be rising, falling or growth, got {response!r}."
     )
-  checks.check_number(
+  _checks.check_number(
     "alpha_min", alpha_min, lambda v: 0 < v <= 2, "be in (0, 2]"
   )
 
@@ -93,29 +95,33 @@ def sharpness_alpha(
     return schedule if callable(center) else schedule(0)
 
   name = "sharpness_growth" if response == "growth" else "sharpness"
-  return readings.Reading(name, alpha_of)
+  return Reading(name, alpha_of)
 
 
 class AddStableNoiseState(NamedTuple):
-  """What :func:`add_stable_noise` knows.
+  """The state of :func:`add_stable_noise`.
 
   Attributes:
-    step_count: steps that were not dropped, int32 [].
+    step_count: the steps so far, int32 [].
     rng_key: the data of the key, uint32; it never changes.
     noise_tail_index: alpha of the last step, float32 []; 0 before the first
-      and for a step without noise.
+      step and for a step without noise.
   """
 
   step_count: jax.Array
   rng_key: jax.Array
   noise_tail_index: jax.Array
 
+  def readings(self) -> dict[str, jax.Array]:
+    """What later members of a relay get, and what a log shows."""
+    return {"noise_tail_index": self.noise_tail_index}
+
 
 def add_stable_noise(
-  alpha: optax.ScalarOrSchedule | readings.Reading,
-  scale: optax.ScalarOrSchedule | readings.Reading,
-  key: ArrayLike,
+  alpha: Argument,
+  scale: Argument,
   *,
+  key: ArrayLike,
   learning_rate: optax.ScalarOrSchedule | None = None,
   relative: bool = False,
   isotropic: bool = False,
@@ -150,10 +156,10 @@ def add_stable_noise(
     All leaves must be split over them; a replicated one would come apart.
 
   A step with an update that is not finite is dropped: it is zero, without
-  noise, and the count stays. Nor is there noise while a reading is not known
-  (0), where alpha or the scale is not positive, or the scale not finite; an
-  alpha above 2 counts as 2. These are for schedules and readings, a constant
-  that cannot be is an error.
+  noise. It counts as a step, so later steps have the noise of a run without it.
+  There is no noise either while a reading is not known (0), where alpha or the
+  scale is not positive, or the scale is not finite; an alpha above 2 counts as
+  2. This is for schedules and readings: an invalid constant is an error.
 
   What it does not do: know which parameters are frozen; wrap it in
   `optax.masked`. Two of these with one key add the same noise twice.
@@ -204,11 +210,11 @@ def add_stable_noise(
     Janicki and Weron (1994), Simulation and Chaotic Behavior of Alpha-Stable
     Stochastic Processes, of the step's scale.
   """
-  checks.check_number("alpha", alpha, lambda v: 0 < v <= 2, "be in (0, 2]")
-  checks.check_scale("scale", scale)
-  checks.check_scale("learning_rate", learning_rate)
-  checks.check_number("max_jump", max_jump, lambda v: v > 0, "be positive")
-  rng_key, impl = checks.check_key(key)
+  _checks.check_number("alpha", alpha, lambda v: 0 < v <= 2, "be in (0, 2]")
+  _checks.check_scale("scale", scale)
+  _checks.check_scale("learning_rate", learning_rate)
+  _checks.check_number("max_jump", max_jump, lambda v: v > 0, "be positive")
+  rng_key, impl = _checks.check_key(key)
 
   def init_fn(params):
     del params
@@ -220,21 +226,23 @@ def add_stable_noise(
 
   def update_fn(updates, state, params=None, **extra_args):
     del params
-    sizes = norms.norms(updates, relative)
-    if shard_axis_name is not None:
-      sizes = _over_shards(sizes, shard_axis_name)
-    finite = jnp.all(jnp.isfinite(sizes))
+    sizes = None
+    if relative:
+      sizes = norms.layer_norms(updates)
+      sizes = norms.over_shards(sizes, shard_axis_name, mean=True)
+      finite = jnp.all(jnp.isfinite(sizes))
+    else:
+      finite = norms.all_finite(updates, shard_axis_name)
 
-    def value_of(argument):
-      return readings.value_of(
-        "add_stable_noise", argument, state.step_count, extra_args
-      )
+    def value(argument):
+      reading = reading_of("add_stable_noise", argument, extra_args)
+      return value_of(argument, state.step_count, reading, unknown=0.0)
 
-    a, s = value_of(alpha), value_of(scale)
+    a, s = value(alpha), value(scale)
     known = (a > 0) & (s > 0) & (s < jnp.inf)
     a = jnp.where(known, jnp.minimum(a, 2.0), 2.0)
     if learning_rate is not None:
-      s = s * value_of(learning_rate) ** (1 / a)
+      s = s * value(learning_rate) ** (1 / a)
     s = jnp.where(known, s, 0.0)
 
     most = jnp.float32(jnp.inf) if max_jump is None else jnp.float32(max_jump)
@@ -266,18 +274,14 @@ def add_stable_noise(
 
     leaves, structure = jax.tree.flatten(updates)
     each = [s] * len(leaves)
-    if relative:
+    if sizes is not None:
       each = [s * r / _count(x) ** 0.5 for x, r in zip(leaves, sizes)]
     return jax.tree.unflatten(
       structure, list(map(noisy, leaves, each))
     ), AddStableNoiseState(
-      step_count=jnp.where(
-        finite, optax.safe_increment(state.step_count), state.step_count
-      ),
+      step_count=jnp.asarray(optax.safe_increment(state.step_count)),
       rng_key=state.rng_key,
-      noise_tail_index=jnp.where(
-        finite, jnp.where(known, a, 0.0), state.noise_tail_index
-      ),
+      noise_tail_index=jnp.where(finite & known, a, 0.0),
     )
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -294,14 +298,3 @@ def _as_sharded(function: Callable[..., Any], like: jax.Array) -> Any:
 def _count(x: jax.Array) -> int:
   """The real numbers in a leaf, at least one."""
   return max(x.size * (1 + jnp.iscomplexobj(x)), 1)
-
-
-def _over_shards(
-  shard_norms: jax.Array, axis_name: str | tuple[str, ...]
-) -> jax.Array:
-  """The root mean square of norms over shards, without overflow."""
-  largest = lax.stop_gradient(lax.pmax(shard_norms, axis_name))
-  unit = jnp.where(largest > 0, largest, 1.0)
-  mean_square = lax.pmean(lax.square(shard_norms / unit), axis_name)
-  zero = mean_square == 0
-  return unit * jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1, mean_square)))

@@ -1,50 +1,31 @@
-r"""Alpha-stable laws: noise whose sums are like itself, for every tail index.
+"""Samples of stable laws."""
 
-A stable law has the characteristic function exp(-|t|^alpha) times a phase that
-its skewness beta sets; alpha = 2 is N(0, 2), alpha = 1 and beta = 0 the Cauchy
-law. With an angle V ~ U(-pi/2, pi/2) and an independent W ~ Exp(1), a sample
-of a symmetric law is
-
-    X = sin(alpha V)/cos V * E,    E = (N/(W cos V))^(eps/alpha),
-    N = cos(eps V),    eps = 1 - alpha,
-
-and with t = beta tan(pi alpha/2) = T/eps one of a law in Nolan's
-parametrization S0, which is continuous in alpha, is
-
-    X = tan V N E - [sin(eps V) + 2t sin(eps V/2)^2] E + t (E - 1),
-    N = cos(eps V) + t sin(eps V).
-
-Both are one formula for every alpha. What float32 asks for is where V is put:
-the tail is at cos V -> 0, so V = s (pi/2 - w) is drawn by its sign s and its
-distance w from the end. With e = |eps| and b = s beta, nothing cancels in
-
-    cos V = sin w,
-    N = [(1+b) sin(e(pi-w)) + (1-b) sin(e w)] / (2 sin(pi e/2)),
-
-and at alpha = 1 all terms have their limits if e is 1e-12 rather than 0.
-
-Both w and W come from the two words of one block of threefry2x32 (Salmon et
-al. 2011), counted by the element's place in the array. Written out, the cipher
-and the formula are one loop over the output: nothing is stored but the sample,
-and a sharded array has the entries of the whole one, without communication.
-"""
-
-from collections.abc import Callable
 import functools
 import math
 import numbers
 from typing import Any
 
 import jax
-from jax import dtypes, lax
+from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from htga_optax import checks
+from htga_optax.stable._arguments import (
+  _dtype,
+  _number,
+  _one_key,
+  _parameters,
+  _shape,
+)
+from htga_optax.stable._threefry import _counters, _key_words, _words
 
 _PI = math.pi
+
+
 _NO_EPSILON = 1e-12  # far below the last bit of 1; its square is a float32
+
+
 _MOST = 88.0  # its exponential is finite, 1.65e38
 
 
@@ -111,7 +92,7 @@ def sample(
     >>> from htga_optax import stable
     >>> x = stable.sample(jax.random.key(0), 1.5, shape=(100_000,))
     >>> cf = jnp.mean(jnp.cos(x))  # E cos X = exp(-1)
-    >>> print(f"{cf:.2f} {stable.characteristic_function(1.0, 1.5).real:.2f}")
+    >>> print(f"{cf:.2f} {stable.phi(1.0, 1.5).real:.2f}")
     0.37 0.37
     >>> print(f"{jnp.max(jnp.abs(x)):.0f}")
     2600
@@ -222,44 +203,6 @@ def isotropic(
   variance = positive(key_variance, alpha / 2, shape[:-1])
   gaussian = sample(key_gaussian, 2.0, shape=shape)
   return _rounded(jnp.sqrt(variance)[..., None] * gaussian, _dtype(dtype))
-
-
-def characteristic_function(
-  t: ArrayLike, alpha: ArrayLike, beta: ArrayLike = 0.0
-) -> jax.Array:
-  r"""Characteristic function of the law of :func:`sample`, in S0.
-
-  .. math::
-    \phi(t) = E e^{itX} = \exp\bigl(-|t|^\alpha (1 + i\beta\,\mathrm{sgn}(t)
-      \tan\tfrac{\pi\alpha}2 (|t|^{1-\alpha} - 1))\bigr)
-
-  and at alpha = 1 its limit, with :math:`\tfrac2\pi\log|t|` for the last two
-  factors.
-
-  Args:
-    t: where, any shape.
-    alpha: the tail index, in (0, 2]; it broadcasts with t.
-    beta: the skewness, in [-1, 1]; it broadcasts with t.
-
-  Returns:
-    The values, complex64, of the common shape.
-
-  Raises:
-    ValueError: alpha or beta is a number out of range.
-
-  Examples:
-    >>> from htga_optax import stable
-    >>> print(f"{stable.characteristic_function(2.0, 1.0, beta=1.0):.3f}")
-    0.086-0.105j
-  """
-  alpha, beta = _parameters(alpha, beta)
-  t = jnp.asarray(t, jnp.float32)
-  eps, _, _, tan = _skewed(alpha, beta)
-  log_t = jnp.log(jnp.maximum(jnp.abs(t), 1e-37))
-  decay = jnp.exp(jnp.minimum(alpha * log_t, 7.0))  # exp(-exp(7)) is 0
-  decay = jnp.where(t == 0, 0.0, decay)
-  phase = -jnp.sign(t) * decay * tan * jnp.expm1(eps * log_t)
-  return jnp.exp(-decay) * lax.complex(jnp.cos(phase), jnp.sin(phase))
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
@@ -373,102 +316,3 @@ def _log(x: jax.Array) -> jax.Array:
 def _rounded(x: jax.Array, dtype: Any) -> jax.Array:
   most = min(float(jnp.finfo(dtype).max), float(jnp.finfo(jnp.float32).max))
   return jnp.clip(x, -most, most).astype(dtype)
-
-
-def _words(
-  key: jax.Array, counters: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-  """The two words of threefry2x32, 20 rounds, for each 64-bit counter."""
-  keys = key[0], key[1], key[0] ^ key[1] ^ np.uint32(0x1BD11BDA)
-  x, y = counters[0] + keys[0], counters[1] + keys[1]
-  for i in range(5):
-    for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
-      x = x + y
-      y = x ^ (y << np.uint32(turn) | y >> np.uint32(32 - turn))
-    x = x + keys[(i + 1) % 3]
-    y = y + keys[(i + 2) % 3] + np.uint32(i + 1)
-  return x, y
-
-
-def _counters(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
-  """High and low word of each element's place in the array, row-major."""
-  high = low = jnp.zeros(shape, jnp.uint32)
-  for axis, size in enumerate(shape):
-    if math.prod(shape) > 2**32:
-      high = high * np.uint32(size) + _high_product(low, size)
-    i = lax.broadcasted_iota(jnp.uint32, shape, axis)
-    low = low * np.uint32(size) + i
-    if math.prod(shape) > 2**32:
-      high = high + (low < i)
-  return high, low
-
-
-def _high_product(x: jax.Array, size: int) -> jax.Array:
-  """The upper word of x * size, by halves of words."""
-  top, bottom = np.uint32(size >> 16), np.uint32(size & 0xFFFF)
-  half, mask = np.uint32(16), np.uint32(0xFFFF)
-  a = (x >> half) * bottom + ((x & mask) * bottom >> half)
-  b = (x & mask) * top + (a & mask)
-  return (x >> half) * top + (a >> half) + (b >> half)
-
-
-def _key_words(key: ArrayLike) -> jax.Array:
-  """The key of threefry2x32, uint32 [2]."""
-  one = _one_key(key)
-  data = jax.random.key_data(one)
-  return data if data.shape == (2,) else jax.random.bits(one, (2,))
-
-
-def _one_key(key: ArrayLike) -> jax.Array:
-  """One key, typed, of a typed one or of key data."""
-  one = jnp.asarray(key)
-  if not jnp.issubdtype(one.dtype, dtypes.prng_key):
-    one = jax.random.wrap_key_data(one)
-  if one.shape:
-    raise ValueError(
-      f"key must be one key, got shape {one.shape}; use jax.vmap."
-    )
-  return one
-
-
-def _number(
-  name: str, value: ArrayLike, holds: Callable[..., Any], must: str
-) -> jax.Array:
-  """A parameter in float32, nan where it is out of range."""
-  checks.check_number(name, value, holds, must)
-  value = jnp.asarray(value, jnp.float32)
-  return jnp.where(holds(value), value, jnp.nan)
-
-
-def _parameters(
-  alpha: ArrayLike, beta: ArrayLike
-) -> tuple[jax.Array, jax.Array]:
-  return (
-    _number("alpha", alpha, lambda v: (v > 0) & (v <= 2), "be in (0, 2]"),
-    _number("beta", beta, lambda v: abs(v) <= 1, "be in [-1, 1]"),
-  )
-
-
-def _shape(
-  shape: tuple[int, ...] | None, *parameters: jax.Array
-) -> tuple[int, ...]:
-  """The shape of the result, to which the parameters broadcast."""
-  common = jnp.broadcast_shapes(*(x.shape for x in parameters))
-  if shape is None:
-    return common
-  shape = tuple(shape)
-  if jnp.broadcast_shapes(common, shape) != shape:
-    raise ValueError(
-      f"alpha and beta must broadcast to {shape}, got shape {common}."
-    )
-  for size in shape:
-    checks.check_number(
-      "an axis of shape", size, lambda v: v < 2**32, "be shorter than 2^32"
-    )
-  return shape
-
-
-def _dtype(dtype: Any) -> Any:
-  if not jnp.issubdtype(dtype, jnp.floating):
-    raise TypeError(f"dtype must be a floating one, got {jnp.dtype(dtype)}.")
-  return jnp.dtype(dtype)

@@ -17,15 +17,18 @@ quantile as little as a norm just above it, and yet a level that has risen for
 good lifts the quantile within some dozen steps.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
-from jax import lax
+from jax import custom_batching, lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import optax
 
-from htga_optax import checks, estimators, norms, order_statistics
+from htga_optax import _checks, estimators, norms, order_statistics
+from htga_optax._by_norm import Controller, by_norm
+from htga_optax._layers import PerLayer
 
 # A norm enters the window as at most so many times the quantile. At 1 the
 # window would keep clipped norms, and the rate be half as high again; without
@@ -35,30 +38,38 @@ _LARGEST = 3e38
 
 
 class ClipByTailQuantileState(NamedTuple):
-  """What :func:`clip_by_tail_quantile` knows; a tree per layer where it says.
+  """The state of :func:`clip_by_tail_quantile`; per layer with axis [layers].
 
   Attributes:
     tail_quantile: the norm beyond which the last step would have been clipped,
-      float32 [] (per layer: a tree of them); 0 while there is none.
+      float32 []; 0 while there is none.
     exceedance_count: how many steps were beyond it or not finite, int32 [].
-    window: the norms, stacked [groups, W].
-    tail_fit: xi and sigma of their tail, float32 [groups, 2]; sigma is 0 while
-      there is no fit.
+    window: the last W norms.
+    tail_fit: xi and sigma of their tail, float32 [2]; sigma is 0 while there is
+      no fit.
   """
 
-  tail_quantile: Any
-  exceedance_count: Any
+  tail_quantile: jax.Array
+  exceedance_count: jax.Array
   window: order_statistics.SortedWindow
   tail_fit: jax.Array
 
+  def readings(self) -> dict[str, jax.Array]:
+    """What later members of a relay get, and what a log shows."""
+    return {
+      "tail_quantile": self.tail_quantile,
+      "exceedance_count": self.exceedance_count,
+    }
+
 
 def clip_by_tail_quantile(
-  p: ArrayLike = 1e-3,
+  exceedance_rate: ArrayLike = 1e-3,
   window_size: int = 1024,
   k: int = 128,
   *,
   skip: bool = False,
-  per_layer: bool = False,
+  per_layer: PerLayer = False,
+  shard_axis_name: norms.AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Clips a step whose norm exceeds the 1 - p quantile of the last norms.
 
@@ -85,13 +96,16 @@ def clip_by_tail_quantile(
   whose norm is not finite is dropped: its update is zero.
 
   Args:
-    p: the rate of false alarms, in (0, k/W). Below 1/W it is extrapolated.
+    exceedance_rate: p, the rate of false alarms, in (0, k/W). Below 1/W it is
+      extrapolated.
     window_size: W, the norms it rests on (static). With 256 norms (k = 32) the
       rate is twice as high as stated, and 3 in 100 spikes pass on Pareto(1.5).
     k: how many of them are the tail (static), from 5 on. Fewer are noisier,
       and more look into the body of the law.
     skip: whether such a step is dropped instead of scaled.
-    per_layer: a window and a quantile for every leaf.
+    per_layer: False for one norm, True for a window and a quantile of every
+      leaf, or a regular expression as in :func:`by_norm`.
+    shard_axis_name: mapped axes over which the updates are split by hand.
 
   Returns:
     The transformation. `optax.tree.get` finds `tail_quantile` and
@@ -100,12 +114,12 @@ def clip_by_tail_quantile(
   Raises:
     TypeError: a size is not a static integer; updates that are not floating
       point.
-    ValueError: p outside (0, k/W), k < 5, or k not below W.
+    ValueError: exceedance_rate outside (0, k/W), k < 5, or k not below W.
 
   Examples:
     >>> import jax, jax.numpy as jnp, numpy as np, optax
     >>> from htga_optax import clip_by_tail_quantile
-    >>> tx = clip_by_tail_quantile(p=1e-3)
+    >>> tx = clip_by_tail_quantile(exceedance_rate=1e-3)
     >>> state, update = tx.init(jnp.zeros(1)), jax.jit(tx.update)
     >>> for r in np.abs(np.random.default_rng(0).standard_t(3, size=1100)):
     ...   _, state = update(jnp.asarray([r]), state)
@@ -118,79 +132,103 @@ def clip_by_tail_quantile(
     the tail above it is that of peaks over a threshold, Davison and Smith
     (1990), Models for exceedances over high thresholds, JRSS B 52(3).
   """
-  checks.check_size("window_size", window_size)
+  _checks.check_size("window_size", window_size)
   estimators.check_tail_size(k, window_size, "a window of")
-  checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
+  _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
   largest = k / window_size
-  checks.check_number(
-    "p", p, lambda v: 0 < v < largest, f"be in (0, k/window_size = {largest:g})"
+  _checks.check_number(
+    "exceedance_rate",
+    exceedance_rate,
+    lambda v: 0 < v < largest,
+    f"be in (0, k/window_size = {largest:g})",
   )
+  refit = _refit_where_changed(_fit)
 
   def tail_of(window):
     return window.ascending[-(k + 1) :]
 
-  def fit(tail):
-    pair = jnp.stack(estimators.generalized_pareto_fit(tail[1:] - tail[0]))
-    return jnp.where(jnp.all(jnp.isfinite(pair)), pair, 0.0)
-
   def quantile(window, tail_fit):
     xi, sigma = tail_fit
-    q = estimators.generalized_pareto_isf(p / largest, xi, sigma)
     known = (window.ascending[0] >= 0) & (sigma > 0)
+    q = estimators.generalized_pareto_isf(
+      exceedance_rate / largest, xi, jnp.where(known, sigma, 1.0)
+    )
     return jnp.where(known, jnp.minimum(tail_of(window)[0] + q, _LARGEST), 0.0)
 
-  def see(window, tail_fit, r, q):
-    most = jnp.where(q > 0, _KEPT * q, _LARGEST)
-    r = jnp.where(jnp.isfinite(r), jnp.minimum(r, most), r)
-    seen = order_statistics.push(window, r)
-    old, new = tail_of(window), tail_of(seen)
-    # The fit costs more than all else, and most norms are not in the tail.
-    return seen, lax.cond(
-      jnp.any(old != new), lambda: fit(new), lambda: tail_fit
-    )
-
-  def init_fn(params):
-    groups = len(jax.tree.leaves(params)) if per_layer else 1
-
-    def zeros(dtype):
-      return norms.spread(jnp.zeros([groups], dtype), params, per_layer)
-
-    window = order_statistics.empty_window(window_size)
+  def init():
     return ClipByTailQuantileState(
-      tail_quantile=zeros(jnp.float32),
-      exceedance_count=zeros(jnp.int32),
-      window=jax.tree.map(
-        lambda x: jnp.broadcast_to(x, (groups, *x.shape)), window
-      ),
-      tail_fit=jnp.zeros([groups, 2], jnp.float32),
+      tail_quantile=jnp.zeros([], jnp.float32),
+      exceedance_count=jnp.zeros([], jnp.int32),
+      window=order_statistics.empty_window(window_size),
+      tail_fit=jnp.zeros([2], jnp.float32),
     )
 
-  def update_fn(updates, state, params=None, **extra_args):
-    del params, extra_args
-    r = norms.norms(updates, per_layer)
-    if r.size == 0:  # a tree without leaves, per layer: nothing to clip
-      return updates, state
-    q = norms.each(quantile, per_layer, state.window, state.tail_fit)
-    finite = jnp.isfinite(r)
+  def update(r, state):
+    q = quantile(state.window, state.tail_fit)
     exceeds = (q > 0) & (r > q)
     scale = 0.0 if skip else q / jnp.where(exceeds, r, 1.0)
-    factor = jnp.where(exceeds, scale, 1.0)
-    factor = jnp.where(jnp.all(finite), factor, 0.0)
-    window, tail_fit = norms.each(
-      see, per_layer, state.window, state.tail_fit, r, q
+    most = jnp.where(q > 0, _KEPT * q, _LARGEST)
+    window = order_statistics.push(state.window, jnp.minimum(r, most))
+    old, new = tail_of(state.window), tail_of(window)
+    # The fit costs more than all else, and most norms are not in the tail.
+    tail_fit = refit(
+      *lax.stop_gradient((jnp.any(old != new), new, state.tail_fit))
     )
-    counted = norms.spread(exceeds | ~finite, updates, per_layer)
-    return norms.scale(updates, factor, per_layer), ClipByTailQuantileState(
-      tail_quantile=norms.spread(q, updates, per_layer),
-      exceedance_count=jax.tree.map(
-        lambda above, count: jnp.where(
-          above, optax.safe_increment(count), count
-        ),
-        counted,
-        state.exceedance_count,
-      ),
+    return jnp.where(exceeds, scale, 1.0), ClipByTailQuantileState(
+      tail_quantile=q,
+      exceedance_count=_counted(exceeds, state.exceedance_count),
       window=window,
       tail_fit=tail_fit,
     )
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  def drop(r, state):
+    return state._replace(
+      tail_quantile=quantile(state.window, state.tail_fit),
+      exceedance_count=_counted(~jnp.isfinite(r), state.exceedance_count),
+    )
+
+  return by_norm(
+    Controller(init, update, drop),
+    per_layer=per_layer,
+    shard_axis_name=shard_axis_name,
+    name="clip_by_tail_quantile",
+  )
+
+
+def _counted(event: jax.Array, count: jax.Array) -> jax.Array:
+  return jnp.where(event, optax.safe_increment(count), count)
+
+
+def _fit(tail: jax.Array) -> jax.Array:
+  """The fit to ascending values over the first; zeros where there is none."""
+  xi, sigma, usable = estimators.usable_pareto_fit(tail[1:] - tail[0])
+  pair = jnp.stack([xi, sigma])
+  return jnp.where(usable & jnp.all(jnp.isfinite(pair)), pair, 0.0)
+
+
+def _refit_where_changed(fit: Callable[[jax.Array], jax.Array]) -> Callable:
+  """Makes (changed, tail, old) -> fit(tail) where it changed, old elsewhere.
+
+  `jax.vmap` would turn a `lax.cond` into both of its branches. Mapped, this
+  fits the tails that have changed one by one.
+  """
+
+  @custom_batching.custom_vmap
+  def refit(changed, tail, old):
+    return lax.cond(changed, fit, lambda tail: old, tail)
+
+  @refit.def_vmap
+  def _(axis_size, in_batched, changed, tail, old):
+    changed, tail, old = (
+      x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
+      for x, batched in zip((changed, tail, old), in_batched)
+    )
+    # The places of those that have changed, first.
+    place = jnp.argsort(~changed)
+
+    def body(i, fits):
+      return fits.at[place[i]].set(fit(tail[place[i]]))
+
+    return lax.fori_loop(0, jnp.sum(changed), body, old), True
+
+  return refit

@@ -1,0 +1,300 @@
+r"""A tracker of the sharpness of the loss, for listeners that answer it.
+
+    s_t = lambda_max, tr H, tr H/d or E|L(theta + nu) - L(theta)|
+    m_t = decay m_(t-1) + (1 - decay) log s_t,    sharpness = exp(m_t/w_t)
+
+where w_t is the same average of ones. So the reading is a debiased geometric
+mean over measurements, one in every few steps. Sharpness spans decades while a
+network trains, and a measurement on one batch is noisy.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import optax
+
+from htga_optax import _checks, curvature
+
+Source = Literal[
+  "top_eigenvalue", "trace", "mean_eigenvalue", "expected_sharpness"
+]
+
+
+class TrackSharpnessState(NamedTuple):
+  """The state of :func:`track_sharpness`.
+
+  Attributes:
+    sharpness: the moving geometric mean, float32 []; 0 before the first
+      measurement.
+    sharpness_growth: the ratio of `sharpness` to the slow average, float32 [];
+      0 before the first measurement.
+    sharpness_estimate: the last measurement that was finite, float32 []; 0
+      before the first.
+    log_averages: the fast and the slow average of the logarithm, not debiased,
+      float32 [2].
+    log_weights: the same averages of ones, float32 [2].
+    measurement_count: how many measurements were tried, finite or not, int32
+      [].
+    sharpness_age: steps since the last one, int32 [].
+    rng_key: the data of the key, uint32; it never changes.
+    top_vector: where power iteration continues, a tree like the parameters;
+      None for other sources.
+  """
+
+  sharpness: jax.Array
+  sharpness_growth: jax.Array
+  sharpness_estimate: jax.Array
+  log_averages: jax.Array
+  log_weights: jax.Array
+  measurement_count: jax.Array
+  sharpness_age: jax.Array
+  rng_key: jax.Array
+  top_vector: Any
+
+  def readings(self) -> dict[str, Any]:
+    """What later members of a relay get, and what a log shows."""
+    return {
+      "sharpness": self.sharpness,
+      "sharpness_growth": self.sharpness_growth,
+      "sharpness_estimate": self.sharpness_estimate,
+    }
+
+
+def track_sharpness(
+  source: Source = "top_eigenvalue",
+  every_k_steps: int = 10,
+  decay: ArrayLike = 0.95,
+  *,
+  slow_decay: ArrayLike = 0.99,
+  num_matvecs: int = 1,
+  perturbation_scale: ArrayLike = 0.01,
+  floor: ArrayLike = 1e-6,
+  key: ArrayLike = 0,
+  axis_name: curvature.AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+  r"""Measures the sharpness of the loss; changes nothing.
+
+  The update takes the loss, as for the line searches of optax, or a sharpness
+  that was measured elsewhere:
+
+      tx.update(grads, state, params, value_fn=lambda p: loss_fn(p, batch))
+      tx.update(grads, state, params, sharpness=s)
+
+  | source | sharpness | by |
+  |---|---|---|
+  | "top_eigenvalue" | :math:`\lambda_{max}` | `curvature.power_iteration` |
+  | "trace" | :math:`\operatorname{tr} H` | `curvature.hutchinson_trace` |
+  | "mean_eigenvalue" | :math:`\operatorname{tr} H / d` | the same |
+  | "expected_sharpness" | :math:`E|L(\theta+\nu)-L(\theta)|` | losses |
+
+  A product with the Hessian costs 1.4 to 2.2 gradients (see `curvature.hvp`).
+  The steps between two measurements cost nothing more, since the measurement is
+  under `lax.cond`. `jax.vmap` turns it into one in each step, unless both
+  `init` and the scan over steps are inside the mapped function: then all share
+  one clock. Inside `optax.MultiSteps` each micro-step counts. A sharpness that
+  is passed by hand is used in every step that has one.
+
+  Power iteration continues with the vector of the last measurement. Its values
+  are lower bounds, and the first few are too low. The average is one of
+  logarithms. A sharpness below `floor` counts as `floor` (the trace may be
+  negative at a saddle). A measurement that is not finite is ignored: the
+  readings stay.
+
+  With several devices: under `jax.jit` nothing needs to be done; under
+  `jax.pmap` and `jax.shard_map` with replicated parameters, name the axes. The
+  vector and the products are in the dtypes of the parameters: those of bfloat16
+  have few digits. XLA on CPU is slow at gradients of convolutions inside any
+  `lax.cond` or `lax.scan` (jax issue 12868; 30 times for a 5x5 convolution
+  here). Write them as products of patches there, or measure outside of the step
+  and pass the number.
+
+  What it does not do: work inside `optax.masked` or `optax.partition`, whose
+  parameters are not those that `value_fn` takes. The sharpness of one batch is
+  larger than that of the whole sample; the smaller the batch, the larger it is.
+
+  Args:
+    source: what to measure.
+    every_k_steps: measure every so many steps, from the first on (static).
+    decay: of the average, in [0, 1), per measurement. The reconstruction of
+      AHTSGD has 0.95 and a measurement in each step.
+    slow_decay: of the slow average, with which `sharpness_growth` compares.
+    num_matvecs: the products of one measurement, or the losses of the expected
+      sharpness (static).
+    perturbation_scale: :math:`\delta` of the expected sharpness, in units of
+      the parameters.
+    floor: the smallest sharpness, positive, in units of the source.
+    key: for what is random: a seed, a typed key or key data (static for
+      `optax.inject_hyperparams`).
+    axis_name: mapped axes over which the loss is averaged; None under jit.
+
+  Returns:
+    The transformation. Its readings are `sharpness`, `sharpness_growth` and
+    `sharpness_estimate`. Its state is a :class:`TrackSharpnessState`.
+
+  Raises:
+    TypeError: a size is not a static integer, or the key is not a key.
+    ValueError: an invalid argument; the message contains its value. An update
+      has neither `value_fn` and parameters nor `sharpness`.
+
+  Examples:
+    >>> import jax.numpy as jnp, optax
+    >>> from htga_optax import track_sharpness
+    >>> loss = lambda w: jnp.sum(jnp.asarray([1.0, 3.0, 10.0]) * w**2) / 2
+    >>> tx = optax.chain(track_sharpness(every_k_steps=1), optax.sgd(0.01))
+    >>> w = jnp.ones(3)
+    >>> state = tx.init(w)
+    >>> for _ in range(5):
+    ...   _, state = tx.update(w, state, w, value_fn=loss)
+    >>> print(f"{optax.tree.get(state, 'sharpness_estimate'):.3f}")
+    10.000
+  """
+  measures = {
+    "top_eigenvalue": _top_eigenvalue,
+    "trace": _trace,
+    "mean_eigenvalue": _mean_eigenvalue,
+    "expected_sharpness": _expected_sharpness(perturbation_scale),
+  }
+  if source not in measures:
+    raise ValueError(
+      f"source must be one of {sorted(measures)}, got {source!r}."
+    )
+  _checks.check_size("every_k_steps", every_k_steps)
+  _checks.check_size("num_matvecs", num_matvecs)
+  for name, value in (("decay", decay), ("slow_decay", slow_decay)):
+    _checks.check_number(name, value, lambda v: 0 <= v < 1, "be in [0, 1)")
+  for name, value in (
+    ("perturbation_scale", perturbation_scale),
+    ("floor", floor),
+  ):
+    _checks.check_number(
+      name, value, lambda v: 0 < v < jnp.inf, "be positive and finite"
+    )
+  rng_key, impl = _checks.check_key(key)
+
+  def init_fn(params):
+    zero = lambda dtype=jnp.float32, shape=(): jnp.zeros(shape, dtype)
+    vector = None
+    if source == "top_eigenvalue":
+      start = jax.random.wrap_key_data(jnp.array(rng_key), impl=impl)
+      vector = curvature.sample_like(jax.random.normal, params, key=start)
+    return TrackSharpnessState(
+      sharpness=zero(),
+      sharpness_growth=zero(),
+      sharpness_estimate=zero(),
+      log_averages=zero(shape=(2,)),
+      log_weights=zero(shape=(2,)),
+      measurement_count=zero(jnp.int32),
+      sharpness_age=zero(jnp.int32),
+      rng_key=jnp.array(rng_key),
+      top_vector=vector,
+    )
+
+  def update_fn(
+    updates,
+    state,
+    params=None,
+    *,
+    value_fn=None,
+    sharpness=None,
+    **extra_args,
+  ):
+    del extra_args
+    if sharpness is None and (value_fn is None or params is None):
+      raise ValueError(
+        "track_sharpness needs the loss or its sharpness: pass params and"
+        " value_fn= (params -> loss) to update, or sharpness= with a number of"
+        " your own."
+      )
+    last = state.sharpness_estimate, state.top_vector
+
+    def measure():
+      assert value_fn is not None
+      one = jax.random.wrap_key_data(state.rng_key, impl=impl)
+      value, vector = measures[source](
+        value_fn,
+        params,
+        jax.random.fold_in(one, state.measurement_count),
+        state.top_vector,
+        num_matvecs,
+        axis_name,
+      )
+      # The loss may be nan where a product with the Hessian is finite.
+      loss = value_fn(params)
+      loss = loss if axis_name is None else lax.pmean(loss, axis_name)
+      finite = jnp.isfinite(loss) & jnp.isfinite(value)
+      new = jnp.asarray(value, jnp.float32), vector
+      # Chosen here, so that only a step that measures reads two vectors.
+      return finite, *optax.tree.where(finite, new, last)
+
+    if sharpness is not None:
+      due = jnp.asarray(True)
+      value, vector = jnp.asarray(sharpness, jnp.float32), state.top_vector
+      finite = jnp.isfinite(value)
+      value = jnp.where(finite, value, state.sharpness_estimate)
+    else:
+      due = state.sharpness_age == 0
+      finite, value, vector = lax.cond(
+        due, measure, lambda: (jnp.asarray(False), *last)
+      )
+
+    delta = jnp.stack(
+      [jnp.asarray(d, jnp.float32) for d in (decay, slow_decay)]
+    )
+    log = jnp.log(jnp.maximum(value, floor))
+    averages = delta * state.log_averages + (1 - delta) * log
+    weights = delta * state.log_weights + (1 - delta)
+    # A decay just below 1 is 1 in float32: its weight stays 0, and so does what
+    # is not known.
+    fast, slow = averages / jnp.where(weights > 0, weights, 1.0)
+    state = state._replace(top_vector=vector)
+    new = state._replace(
+      sharpness=jnp.where(weights[0] > 0, jnp.exp(fast), 0.0),
+      sharpness_growth=jnp.where(
+        jnp.all(weights > 0), jnp.exp(fast - slow), 0.0
+      ),
+      sharpness_estimate=value,
+      log_averages=averages,
+      log_weights=weights,
+    )
+    return updates, optax.tree.where(finite, new, state)._replace(
+      measurement_count=jnp.where(
+        due,
+        optax.safe_increment(state.measurement_count),
+        state.measurement_count,
+      ),
+      sharpness_age=(state.sharpness_age + 1) % every_k_steps,
+    )
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _top_eigenvalue(value_fn, params, key, vector, num_matvecs, axis_name):
+  del key
+  return curvature.power_iteration(
+    value_fn, params, vector, num_matvecs, axis_name
+  )
+
+
+def _trace(value_fn, params, key, vector, num_matvecs, axis_name):
+  matvec = curvature.hessian(value_fn, params, axis_name)
+  trace = curvature.hutchinson_trace(matvec, params, num_matvecs, key=key)
+  return trace.value, vector
+
+
+def _mean_eigenvalue(value_fn, params, key, vector, num_matvecs, axis_name):
+  trace, _ = _trace(value_fn, params, key, vector, num_matvecs, axis_name)
+  return trace / max(curvature.dimension(params), 1), vector
+
+
+def _expected_sharpness(perturbation_scale) -> Callable[..., Any]:
+  def measure(value_fn, params, key, vector, num_matvecs, axis_name):
+    estimate = curvature.expected_sharpness(
+      value_fn, params, perturbation_scale, num_matvecs, axis_name, key=key
+    )
+    return estimate.value, vector
+
+  return measure

@@ -1,0 +1,28 @@
+"""Trackers: transformations that measure the updates and pass them on.
+
+    r_t = ||u_t||,    alpha_t = estimate(r_1, ..., r_t),    u'_t = u_t
+
+What a tracker reads is a field of its state with a name found once, so that
+`optax.tree.get(opt_state, "tail_index")` logs it without a callback, and what
+its `readings()` offer reaches the later members of a `relay`. Its place in
+the chain says what is measured: the raw gradient, the clipped one, the step.
+"""
+
+from htga_optax._tracking._coordinates import (
+  TrackCoordinateTailIndexState as TrackCoordinateTailIndexState,
+)
+from htga_optax._tracking._coordinates import (
+  track_coordinate_tail_index as track_coordinate_tail_index,
+)
+from htga_optax._tracking._gradient_noise import (
+  TrackGradientNoiseState as TrackGradientNoiseState,
+)
+from htga_optax._tracking._gradient_noise import (
+  track_gradient_noise as track_gradient_noise,
+)
+from htga_optax._tracking._tail_index import (
+  TrackTailIndexState as TrackTailIndexState,
+)
+from htga_optax._tracking._tail_index import (
+  track_tail_index as track_tail_index,
+)

@@ -1,0 +1,127 @@
+"""The tail index of the entries of the updates."""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+
+from htga_optax import _checks, coordinates, norms
+from htga_optax._layers import (
+  PerLayer,
+  check_per_layer,
+  check_same_layers,
+  layer_names,
+  layers_of,
+)
+
+
+class TrackCoordinateTailIndexState(NamedTuple):
+  """The state of :func:`track_coordinate_tail_index`.
+
+  Attributes:
+    coordinate_tail_index: the last finite estimate, float32 [] (per layer:
+      [layers]); 0 while there is none.
+    age: steps since the last measurement, int32 [].
+  """
+
+  coordinate_tail_index: jax.Array
+  age: jax.Array
+
+  def readings(self) -> dict[str, jax.Array]:
+    """What later members of a relay get, and what a log shows."""
+    return {"coordinate_tail_index": self.coordinate_tail_index}
+
+
+def track_coordinate_tail_index(
+  tail_fraction: float = 0.01,
+  every_k_steps: int = 10,
+  *,
+  per_layer: PerLayer = False,
+  shard_axis_name: norms.AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
+  r"""Measures the tail index of the entries of the updates; changes nothing.
+
+  :func:`track_tail_index` measures norms over time; this measures the entries
+  of one step, by :func:`coordinates.hill`. Where a step has no estimate (an
+  entry is not finite), the last one stays.
+
+  Args:
+    tail_fraction: the share of the entries that is the tail (static). A layer
+      or a tree whose tail has fewer than eight entries reads 0.
+    every_k_steps: measure every so many steps, from the first on (static); a
+      measurement reads the updates about 18 times.
+    per_layer: False for all entries together, True for an index of every leaf,
+      or a regular expression as in :func:`by_norm`.
+    shard_axis_name: mapped axes over which the updates are split by hand; None
+      under jit.
+
+  Returns:
+    The transformation. Its state is a :class:`TrackCoordinateTailIndexState`.
+
+  Raises:
+    TypeError: `every_k_steps` is not a static integer; updates that are not
+      floating point.
+    ValueError: tail_fraction outside (0, 1), every_k_steps below one.
+
+  Examples:
+    >>> import jax.numpy as jnp, numpy as np, optax
+    >>> import htga_optax
+    >>> track = htga_optax.track_coordinate_tail_index(every_k_steps=1)
+    >>> tx = optax.chain(track, optax.sgd(0.1))
+    >>> grads = jnp.asarray(np.random.default_rng(0).standard_t(2, size=10000))
+    >>> _, state = tx.update(grads, tx.init(grads))
+    >>> print(f"{optax.tree.get(state, 'coordinate_tail_index'):.1f}")
+    2.0
+  """
+  _checks.check_size("every_k_steps", every_k_steps)
+  coordinates.tail_size(0, tail_fraction)
+  check_per_layer(per_layer)
+
+  def layers(updates):
+    for x, (_, size) in zip(
+      jax.tree.leaves(updates), layers_of(updates, per_layer)
+    ):
+      yield from [x[i] for i in range(size)] if size else [x]
+
+  def measure(updates):
+    hill = lambda tree: coordinates.hill(tree, tail_fraction, shard_axis_name)
+    if not per_layer:
+      return hill(updates)
+    return jnp.stack([hill(layer) for layer in layers(updates)])
+
+  @jax.jit  # one compilation for all steps that nobody else jits
+  def measured(updates, state):
+    old = state.coordinate_tail_index
+
+    def look():
+      new = measure(updates)
+      return jnp.where(jnp.isfinite(new), new, old)
+
+    return TrackCoordinateTailIndexState(
+      coordinate_tail_index=lax.cond(state.age == 0, look, lambda: old),
+      age=(state.age + 1) % every_k_steps,
+    )
+
+  def init_fn(params):
+    shape = [len(layer_names(params, per_layer))] if per_layer else []
+    return TrackCoordinateTailIndexState(
+      coordinate_tail_index=jnp.zeros(shape, jnp.float32),
+      age=jnp.zeros([], jnp.int32),
+    )
+
+  def update_fn(updates, state, params=None, **extra_args):
+    del params, extra_args
+    if per_layer:
+      check_same_layers(
+        "track_coordinate_tail_index",
+        state.coordinate_tail_index.size,
+        updates,
+        per_layer,
+      )
+    if not jax.tree.leaves(updates):
+      return updates, state
+    return updates, measured(updates, state)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,185 @@
+"""The generalized Pareto law of the excesses over a threshold."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import numpy as np
+
+from htga_optax import _checks
+from htga_optax.estimators._samples import (
+  _inverse,
+  _largest,
+  _over_root,
+  _regular,
+  _sample,
+  check_tail_size,
+)
+
+
+def generalized_pareto(x: ArrayLike, k: int) -> jax.Array:
+  r"""Tail index of a generalized Pareto law fitted over a threshold.
+
+  The k excesses :math:`X_{(i)} - X_{(k+1)}` are fitted by
+  :func:`generalized_pareto_fit`, and :math:`\hat\alpha = 1/\hat\xi`. As with
+  :func:`pickands`, neither location nor scale matters. With n = 4096 and
+  k = 200 its median is 3.2 on :math:`|t_3|` and 1.7 on a stable law with 1.8;
+  with n = 256 and k = 25 it is 1.5 on Pareto(1.5), and 15 percent of
+  :math:`|t_3|` samples read inf.
+
+  Args:
+    x: the sample, [n], of any sign; the k + 1 largest values must be finite.
+    k: how many order statistics lie above the threshold (static); more is
+      less noisy, more biased. Time grows as k^1.5.
+
+  Returns:
+    The tail index, float32 []; inf where xi <= 0, nan as in the fit.
+
+  Raises:
+    TypeError: k is not a static integer.
+    ValueError: `x` is not one-dimensional, or k is not in [5, n - 1].
+
+  Examples:
+    >>> import numpy as np
+    >>> from htga_optax import estimators
+    >>> x = ((np.arange(1000) + 0.5) / 1000) ** (-1 / 1.5)
+    >>> tail_index = estimators.generalized_pareto(x, k=100)
+    >>> error = estimators.generalized_pareto_standard_error(tail_index, k=100)
+    >>> print(f"{tail_index:.2f} +- {error:.2f}")
+    1.52 +- 0.38
+  """
+  x = _sample(x)
+  check_tail_size(k, x.size, "a sample of")
+  tail = _largest(x, k + 1)
+  xi, _ = generalized_pareto_fit(tail[:k] - tail[k])
+  return _inverse(xi, jnp.isfinite(xi))
+
+
+def generalized_pareto_standard_error(
+  tail_index: ArrayLike, k: int
+) -> jax.Array:
+  r"""Standard error of :func:`generalized_pareto`.
+
+  .. math:: \alpha^2 (1 + \xi)/\sqrt{k} = \alpha (\alpha + 1)/\sqrt{k}
+
+  That of maximum likelihood (textbook, :math:`\xi > -1/2`), to which this fit
+  comes within 6 percent on Pareto(1.5), k = 25 to 250 (measured).
+  """
+  a = jnp.asarray(tail_index, jnp.float32)
+  return _over_root(a * (a + 1), k, "k")
+
+
+def generalized_pareto_fit(
+  excesses: ArrayLike,
+) -> tuple[jax.Array, jax.Array]:
+  r"""Fits a generalized Pareto law, :math:`P(Y>y)=(1+\xi y/\sigma)^{-1/\xi}`.
+
+  With :math:`\theta = -\xi/\sigma` the likelihood has one parameter left,
+  since :math:`\xi(\theta) = \frac1k \sum_i \log(1 - \theta Y_i)` is its
+  maximum in the other:
+
+  .. math::
+    \ell(\theta) = k \bigl(\log(-\theta/\xi(\theta)) - \xi(\theta) - 1\bigr)
+
+  The estimate is a mean over m points, from the quartile :math:`q` of the
+  excesses, without an optimizer:
+
+  .. math::
+    \hat\theta = \frac{\sum_j \theta_j e^{\ell(\theta_j)}}
+      {\sum_j e^{\ell(\theta_j)}}, \quad
+    \theta_j = \frac1{Y_{(1)}} + \frac1{3q}
+      \Bigl(1 - \sqrt{\tfrac{m}{j - 1/2}}\Bigr), \quad
+    \hat\xi = \xi(\hat\theta), \quad \hat\sigma = -\hat\xi/\hat\theta
+
+  with m = 30 + floor(sqrt(k)), as Pareto-smoothed importance sampling takes
+  it (the paper: 20), but without its prior that draws xi to 1/2. The maximum,
+  which ``scipy.stats.genpareto.fit`` and heavytails search for, is mostly
+  within a quarter of a standard error of it.
+
+  Args:
+    excesses: what the values exceed the threshold by, [k], in any order.
+
+  Returns:
+    xi and sigma, float32 []; both nan where an excess is negative or not
+    finite, where a quarter of them is zero, or where the largest is more than
+    1e30 times the quartile.
+
+  Raises:
+    ValueError: `excesses` is not one-dimensional, or there are fewer than 5.
+
+  Examples:
+    >>> import numpy as np
+    >>> from htga_optax import estimators
+    >>> u = (np.arange(1000) + 0.5) / 1000
+    >>> xi, sigma = estimators.generalized_pareto_fit(2 * (u**-0.5 - 1) / 0.5)
+    >>> print(f"{xi:.2f} {sigma:.2f}")
+    0.50 2.00
+
+  References:
+    Zhang and Stephens (2009), A new and efficient estimation method for the
+    generalized Pareto distribution, Technometrics 51(3). Vehtari et al.
+    (2024), Pareto smoothed importance sampling, JMLR 25(72).
+  """
+  xi, sigma, usable = usable_pareto_fit(excesses)
+  return jnp.where(usable, xi, jnp.nan), jnp.where(usable, sigma, jnp.nan)
+
+
+def usable_pareto_fit(
+  excesses: ArrayLike,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """:func:`generalized_pareto_fit` without a nan, and whether it is usable."""
+  y = jnp.sort(_sample(excesses, "excesses"))
+  k = y.size
+  _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
+  quartile = y[int(k / 4 + 0.5) - 1]
+  usable = (y[0] >= 0) & (quartile > 0) & (y[-1] / quartile < 1e30)
+  quartile = jnp.where(usable, quartile, 1.0)
+  y = jnp.where(usable, y, _regular(k)) / quartile
+
+  m = 30 + math.isqrt(k)
+  steps = np.sqrt(m / (np.arange(m) + 0.5)) - 1
+  thetas = 1 / y[-1] - jnp.asarray(steps / 3, jnp.float32)
+
+  def nonzero(theta):  # xi/theta has a limit at 0, which this reaches
+    return jnp.where(theta == 0, 1e-12, theta)
+
+  def xi_of(theta):
+    return jnp.mean(jnp.log1p(-theta[..., None] * y), axis=-1)
+
+  thetas = nonzero(thetas)
+  xis = xi_of(thetas)
+  weights = jax.nn.softmax(k * (jnp.log(-thetas / xis) - xis))
+  theta = nonzero(jnp.sum(weights * thetas))
+  xi = xi_of(theta)
+  return xi, -xi / theta * quartile, usable
+
+
+def generalized_pareto_isf(
+  q: ArrayLike, xi: ArrayLike, sigma: ArrayLike
+) -> jax.Array:
+  r"""What a generalized Pareto excess exceeds with probability q.
+
+  .. math:: y = \frac{\sigma}{\xi} (q^{-\xi} - 1), \qquad
+    y = -\sigma \log q \text{ at } \xi = 0
+
+  With xi and sigma of the k excesses over :math:`X_{(k+1)}` of n values,
+  :math:`X_{(k+1)} + y(np/k)` estimates the 1 - p quantile of the values.
+
+  Args:
+    q: the probability, in (0, 1].
+    xi: the shape, as of :func:`generalized_pareto_fit`.
+    sigma: the scale.
+
+  Returns:
+    The excess, float32, of the shape that the arguments have together.
+
+  Examples:
+    >>> from htga_optax import estimators
+    >>> print(estimators.generalized_pareto_isf(0.01, xi=0.5, sigma=2.0))
+    36.0
+  """
+  q, xi, sigma = (jnp.asarray(v, jnp.float32) for v in (q, xi, sigma))
+  depth, near_zero = -jnp.log(q), jnp.abs(xi) < 1e-6
+  safe = jnp.where(near_zero, 1.0, xi)
+  return sigma * jnp.where(near_zero, depth, jnp.expm1(safe * depth) / safe)

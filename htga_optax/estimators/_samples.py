@@ -1,0 +1,92 @@
+"""What estimators share: samples, their largest values, and inverses."""
+
+import math
+import statistics
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import numpy as np
+
+from htga_optax import _checks
+
+_EPSILON = float(np.finfo(np.float32).eps)
+
+
+def check_tail_size(k: int, n: int, of: str) -> None:
+  """Raises ValueError unless k order statistics and a threshold fit into n."""
+  if not 1 <= _checks.check_size("k", k) < n:
+    raise ValueError(
+      f"k must leave a threshold below it (k < n), got k={k} for {of} {n}."
+    )
+
+
+def _normal_score(level: float) -> float:
+  """The z of which [-z, z] holds a standard normal with that probability."""
+  _checks.check_number("level", level, lambda v: 0 < v < 1, "be in (0, 1)")
+  return statistics.NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _sample(x: ArrayLike, name: str = "x") -> jax.Array:
+  """The sample in float32, [n]."""
+  x = jnp.asarray(x, jnp.float32)
+  if x.ndim != 1:
+    raise ValueError(
+      f"{name} must be one-dimensional, got shape {x.shape}; use jax.vmap."
+    )
+  return x
+
+
+def _largest(x: jax.Array, count: int) -> jax.Array:
+  """The `count` largest values in descending order; nan comes first."""
+  # Behind the barrier a slice of top_k does not make XLA sort all of x on CPU.
+  return lax.optimization_barrier(lax.top_k(x, count)[0])
+
+
+def log_excesses(
+  tail: jax.Array, threshold: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """log(tail/threshold), and whether they are finite and not all zero."""
+  largest = jnp.maximum(tail[0], tail[-1])
+  usable = (largest > threshold) & (largest < 1e38 * threshold)
+  tail = jnp.where(usable, tail, _regular(tail.size))
+  return jnp.log(tail / jnp.where(usable, threshold, 1.0)), usable
+
+
+def _excess_moments(descending: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Mean and mean square of the k log-excesses, k = 1, ..., n - 1: [n - 1]."""
+  k = np.arange(1, descending.size, dtype=np.float32)
+  usable = (descending > 0) & (descending[0] < jnp.inf)
+  logs = _log(descending, usable)
+  # As the threshold falls by a spacing, so do all excesses above it grow.
+  spacings = jnp.where(usable[1:], logs[:-1] - logs[1:], jnp.nan)
+  sums = jnp.cumsum(k * spacings)
+  before = jnp.concatenate([jnp.zeros([1]), sums[:-1]])
+  squares = jnp.cumsum(2 * spacings * before + k * spacings**2)
+  return sums / k, squares / k
+
+
+def _regular(n: int) -> jax.Array:
+  """Stands in for a degenerate sample, whose gradients would not be finite."""
+  return jnp.asarray(np.linspace(2.0, 1.0, n), jnp.float32)
+
+
+def _log(x: jax.Array, usable: jax.Array) -> jax.Array:
+  return jnp.log(jnp.where(usable, x, 1.0))
+
+
+def _inverse(xi: jax.Array, usable: jax.Array) -> jax.Array:
+  """1/xi; inf where xi <= 0 (to float32's resolution), nan if not usable."""
+  return jnp.where(usable, _inverse_or_inf(xi), jnp.nan)
+
+
+def _inverse_or_inf(xi: jax.Array) -> jax.Array:
+  heavy = xi > _EPSILON
+  return jnp.where(heavy, 1 / jnp.where(heavy, xi, 1.0), jnp.inf)
+
+
+def _over_root(sd: ArrayLike, size: int, name: str) -> jax.Array:
+  return jnp.asarray(sd, jnp.float32) / math.sqrt(
+    _checks.check_size(name, size)
+  )

@@ -1,0 +1,108 @@
+"""Any estimator over the last values."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from htga_optax import _checks, estimators
+from htga_optax.streaming._base import (
+  LIGHTEST,
+  StreamingEstimator,
+  finite_estimate,
+)
+
+
+class WindowState(NamedTuple):
+  """What :func:`windowed` knows.
+
+  Attributes:
+    values: the last values, oldest first, float32 [W]; 0 where there is none.
+    filled: how many there are, int32 [].
+  """
+
+  values: jax.Array
+  filled: jax.Array
+
+
+def windowed(
+  estimator: Callable[[jax.Array], jax.Array],
+  window_size: int,
+  standard_error: Callable[[jax.Array], jax.Array] | None = None,
+) -> StreamingEstimator:
+  r"""Any estimator over the last `window_size` values.
+
+  It is computed anew for every estimate, so that a step costs what the
+  estimator costs on W values; :func:`windowed_hill` is Hill's without a sort.
+  There is no estimate before the window is full. Neither drift nor misfit is
+  tested, and the interval is that of independent values.
+
+  Values keep their sign. The norms that `track_tail_index` feeds have none:
+  estimators of a tail (pickands, moment, generalized_pareto) are for them,
+  those of a symmetric stable law (log_moment, block_log_moment,
+  characteristic_function) are for signed values.
+
+  Args:
+    estimator: from a sample [W] to a tail index [], as all of
+      :mod:`estimators` are once their sizes are given.
+    window_size: W, how many values the estimate rests on (static).
+    standard_error: from the tail index to its standard error, for the interval
+      :func:`estimators.positive_interval`. Without it the ends are zeros, as a
+      tracker's are while there is no interval.
+
+  Returns:
+    The estimator.
+
+  Raises:
+    TypeError: `window_size` is not a static integer.
+    ValueError: it is below one, or the estimator gives no number [] for W
+      values, or raises one itself (a k that does not fit into W).
+
+  Examples:
+    >>> import functools, jax, jax.numpy as jnp, numpy as np
+    >>> from htga_optax import estimators, streaming
+    >>> init, update, estimate = streaming.windowed(
+    ...     functools.partial(estimators.moment, k=25), window_size=256,
+    ...     standard_error=lambda a: estimators.moment_standard_error(a, k=25))
+    >>> x = jnp.asarray(np.random.default_rng(0).pareto(1.5, size=300) + 1)
+    >>> state, _ = jax.lax.scan(lambda s, x: (update(s, x), None), init(), x)
+    >>> tail_index, (low, high), *_ = estimate(state)
+    >>> print(f"{tail_index:.1f} ({low:.1f} to {high:.1f})")
+    1.2 (0.6 to 2.1)
+  """
+  _checks.check_size("window_size", window_size)
+  sample = jax.ShapeDtypeStruct((window_size,), jnp.float32)
+  shape = jnp.shape(jax.eval_shape(estimator, sample))
+  if shape:
+    raise ValueError(f"estimator must return one number, got shape {shape}.")
+
+  def init():
+    return WindowState(
+      values=jnp.zeros([window_size], jnp.float32),
+      filled=jnp.zeros([], jnp.int32),
+    )
+
+  def update(state, x):
+    x = jnp.asarray(x, jnp.float32)
+    new = WindowState(
+      values=jnp.concatenate([state.values[1:], x[None]]),
+      filled=jnp.minimum(state.filled + 1, window_size),
+    )
+    finite = jnp.isfinite(x)
+    return optax.tree.where(finite, new, state)
+
+  def estimate(state):
+    is_full = state.filled == window_size
+    # Some sample, so that an estimator meets no window of zeros.
+    ramp = jnp.linspace(2.0, 1.0, window_size, dtype=jnp.float32)
+    tail_index = estimator(jnp.where(is_full, state.values, ramp))
+    known = is_full & (tail_index > 0)
+    interval = jnp.zeros([2], jnp.float32)
+    if standard_error is not None:
+      safe = jnp.minimum(jnp.where(known, tail_index, 1.0), LIGHTEST)
+      interval = estimators.positive_interval(safe, standard_error(safe))
+    return finite_estimate(tail_index, interval, known)
+
+  return StreamingEstimator(init, update, estimate)
