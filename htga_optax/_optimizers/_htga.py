@@ -137,18 +137,7 @@ def htga(
     learning_rate: :math:`\eta`, a number or a schedule.
     momentum: decay of the momentum; None for none.
     nesterov: whether the momentum is Nesterov's.
-    window_size: as in :func:`scale_by_htga`, and so are all that follow.
-    k: see there.
-    target: see there.
-    beta: see there.
-    gamma_min: see there.
-    gamma_max: see there.
-    tau: see there.
-    tau_decay: see there.
-    response: see there.
-    per_layer: see there.
-    unless_rejected: see there.
-    shard_axis_name: see there.
+    All others: as in :func:`scale_by_htga`.
 
   Returns:
     The optimizer.
