@@ -133,8 +133,7 @@ def push(window: SortedWindow, x: ArrayLike) -> SortedWindow:
   oldest = arrivals[0]
   # Where x is not finite, the oldest value replaces itself.
   x = jnp.where(finite, x, oldest)
-  # (The transpose of a lax.pad that cuts fails in a loop of Python.)
-  shifted = jnp.concatenate([arrivals[1:], x[None]])
+  shifted = shift_in(arrivals, x)
 
   above = jnp.concatenate([a[1:], jnp.full([1], jnp.inf, a.dtype)])
   below = jnp.concatenate([jnp.full([1], -jnp.inf, a.dtype), a[:-1]])
@@ -144,6 +143,16 @@ def push(window: SortedWindow, x: ArrayLike) -> SortedWindow:
     arrivals=jnp.where(finite, shifted, arrivals),
     ascending=jnp.where(x >= oldest, rising, falling),
   )
+
+
+def shift_in(values: jax.Array, x: jax.Array) -> jax.Array:
+  """The values without the first, and `x` behind them, in one kernel.
+
+  With `x` as the padding, the transpose of `lax.pad` fails in a Python loop.
+  """
+  shifted = lax.pad(values, jnp.zeros([], values.dtype), [(-1, 1, 0)])
+  place = lax.iota(jnp.int32, values.size)
+  return jnp.where(place == values.size - 1, x, shifted)
 
 
 # Bits of the answer that a pass over the entries settles, by 2^bits - 1 counts.

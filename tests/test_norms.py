@@ -41,9 +41,10 @@ def test_stacked_layers_of_other_dtypes(dtype):
   assert not np.any(halved["w"][2])
 
 
-def test_a_layer_of_zeros_is_the_only_one_that_is_read_twice():
-  """Each layer has a conditional of its own within the one for all."""
-  tree = [jnp.ones([8]), jnp.zeros([8])]
+def test_a_layer_of_zeros_is_the_only_large_one_that_is_read_twice():
+  """Large leaves have conditionals of their own within the one for all."""
+  tree = [jnp.ones([2**15]), jnp.zeros([2**15]), jnp.zeros(8)]
+  np.testing.assert_allclose(norms.layer_norms(tree), [2**7.5, 0, 0], rtol=1e-6)
   hlo = jax.jit(norms.layer_norms).lower(tree).compile().as_text()
   assert hlo.count(" conditional(") == 3
 

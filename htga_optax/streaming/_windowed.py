@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from htga_optax import _checks, estimators
+from htga_optax import _checks, estimators, order_statistics
 from htga_optax.streaming._base import (
   LIGHTEST,
   StreamingEstimator,
@@ -87,7 +87,7 @@ def windowed(
   def update(state, x):
     x = jnp.asarray(x, jnp.float32)
     new = WindowState(
-      values=jnp.concatenate([state.values[1:], x[None]]),
+      values=order_statistics.shift_in(state.values, x),
       filled=jnp.minimum(state.filled + 1, window_size),
     )
     finite = jnp.isfinite(x)
