@@ -132,6 +132,17 @@ def follow(form, x, counts):
   return lax.map(one, x)
 
 
+def known(tail_index):
+  """The estimates, with nan where there is none."""
+  return np.where(np.asarray(tail_index) > 0, tail_index, np.nan)
+
+
+def heavy(tail_index):
+  """The estimates of a power law, and nan otherwise."""
+  tail_index = known(tail_index)
+  return np.where(tail_index < streaming.LIGHTEST, tail_index, np.nan)
+
+
 def steady_table():
   head = [f"at a memory of {MEMORY}", "", "median", "sd of the logarithm"]
   head += [f"that after {MEMORY} values", "intervals hold", "drift > 2.5"]
@@ -140,9 +151,8 @@ def steady_table():
     x = law(np.random.default_rng(0), (REPLICATIONS, LONG))
     for form_name, form in forms.items():
       found = follow(form, jnp.asarray(x, jnp.float32), (MEMORY, LONG))
-      late = np.asarray(found.tail_index[:, 1])
-      logs = np.log(found.tail_index)  # of those that are neither nan nor inf
-      sds = np.nanstd(np.where(np.isfinite(logs), logs, np.nan), axis=0)
+      late = known(found.tail_index[:, 1])
+      sds = np.nanstd(np.log(heavy(found.tail_index)), axis=0)
       low, high = np.asarray(found.interval[:, 1]).T
       held = np.mean((low <= tail_index) & (tail_index <= high))
       flagged = np.mean(np.abs(found.drift[:, 1]) > 2.5)
@@ -162,8 +172,8 @@ def change_table():
     counts = (LONG, *(LONG + after for after in LATER))
     for form_name, form in forms.items():
       found = follow(form, jnp.asarray(x, jnp.float32), counts)
-      median = np.nanmedian(found.tail_index, axis=0)
-      shares = np.abs(found.drift) > 2.5, np.isnan(found.tail_index)
+      median = np.nanmedian(known(found.tail_index), axis=0)
+      shares = np.abs(found.drift) > 2.5, found.tail_index == 0
       shares = [100 * np.mean(share, axis=0) for share in shares]
       cells = [f"{m:.3g}" for m in median]
       if np.any(found.drift):

@@ -236,7 +236,7 @@ class WindowedHill:
     if not math.isfinite(x):
       return
     tail_index, size = self.tail_index(), self.k / self.series[0]
-    if tail_index > 0:
+    if 0 < tail_index < 1e6:
       threshold = sorted(self.values)[-(self.k + 1)]
       if x > threshold:
         survival = (1 + tail_index / size * math.log(x / threshold)) ** -size

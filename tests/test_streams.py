@@ -179,6 +179,28 @@ def test_a_window_of_equal_values_is_lighter_than_any_power_law():
   )
 
 
+def test_nothing_is_flagged_while_nothing_is_known():
+  for estimator, xs in (
+    (streaming.ew_hill(), np.zeros(5)),
+    (streaming.ew_hill(), np.ones(300)),
+    (streaming.windowed_hill(64, 8), np.r_[np.ones(5), np.zeros(59)]),
+  ):
+    unknown = jax.tree.map(np.zeros_like, estimator.estimate(estimator.init()))
+    _, estimates = follow(estimator, xs)
+    last = jax.tree.map(lambda x: x[-1], estimates)
+    chex.assert_trees_all_equal(
+      unknown, last, estimator.estimate(estimator.init())
+    )
+
+
+def test_a_flat_window_scores_no_values():
+  xs = np.ones(5000)
+  xs[::700] = 1.5
+  _, estimates = follow(streaming.windowed_hill(256, 16), xs)
+  assert not np.any(estimates.misfit[:700])
+  assert np.all(np.abs(estimates.misfit) < 2.5)
+
+
 def test_what_others_estimate_is_made_finite():
   for value, expected in ((np.nan, 0), (np.inf, 1e6), (-1.0, 0), (2.0, 2)):
     estimator = streaming.windowed(lambda x, value=value: value + 0 * x[0], 4)
@@ -187,8 +209,33 @@ def test_what_others_estimate_is_made_finite():
     np.testing.assert_array_equal(estimates.tail_index[:3], 0)
 
 
-def test_ordinary_values_are_quiet_under_float_checks(estimator):
+QUIET = ESTIMATORS | {
+  name: streaming.windowed(
+    functools.partial(getattr(estimators, name), k=8),
+    32,
+    functools.partial(getattr(estimators, f"{name}_standard_error"), k=8),
+  )
+  for name in ("generalized_pareto", "pickands")
+}
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_ordinary_values_are_quiet_under_debug_nans(name):
+  """In eager steps, before the window is full and after."""
+  estimator = QUIET[name]
+  state = estimator.init()
+  with jax.debug_nans(True):
+    estimator.estimate(state)
+    for i, x in enumerate(np.abs(signed_pareto(36))):
+      state = estimator.update(state, x)
+      if i % 16 == 15 or i == 35:
+        estimator.estimate(state)
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_ordinary_values_are_quiet_under_float_checks(name):
   """No nan and no division by zero, also not in what is thrown away."""
+  estimator = QUIET[name]
   xs = np.abs(signed_pareto(70))
 
   def run(xs):

@@ -153,11 +153,14 @@ def ew_hill(
     weight = jnp.where(state.weight > 0, state.weight, 1.0)
     share = (1 - d) * state.exceedances / weight
     variance = p * (1 - p) / _fading.effective_size(d, weight)
+    drift = (share - p) / jnp.sqrt(variance)
     return finite_estimate(
       tail_index,
       estimators.hill_interval(tail_index, jnp.where(known, k, 1.0)),
       known,
-      drift=(share - p) / jnp.sqrt(variance),
+      # No value has exceeded the threshold while zero or equal values alone
+      # came. After a fall of the level the drift is there without an index.
+      drift=jnp.where(squares > 0, drift, 0.0),
     )
 
   return StreamingEstimator(init, update, estimate)

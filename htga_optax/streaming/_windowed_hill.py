@@ -125,7 +125,9 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
 
     # The value is scored by the window that it is not in yet.
     threshold = state.window.ascending[-(k + 1)]
-    held_out = (hill > 0) & (x > threshold) & (x < 1e38 * threshold)
+    # (Equal values are no Pareto tail that a value could be scored by.)
+    fitted = (hill > 0) & (hill < LIGHTEST)
+    held_out = fitted & (x > threshold) & (x < 1e38 * threshold)
     excess = jnp.log(
       jnp.where(held_out, x, 1.0) / jnp.where(held_out, threshold, 1.0)
     )
@@ -147,12 +149,13 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
     hill, _, score, weight, inflation, _, drift, *ends = state.numbers
     variance = weight / 48 + jnp.minimum(weight, k) / 16
     variance = jnp.maximum(variance * inflation, 1 / 12)
+    known = hill > 0
     return finite_estimate(
       hill,
       hill * jnp.stack(ends),
-      hill > 0,
-      drift,
-      misfit=score * lax.rsqrt(variance),
+      known,
+      drift=jnp.where(known, drift, 0.0),
+      misfit=jnp.where(known, score * lax.rsqrt(variance), 0.0),
     )
 
   return StreamingEstimator(init, update, estimate)
