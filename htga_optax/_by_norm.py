@@ -39,8 +39,8 @@ class Controller(NamedTuple):
       finite from the start. If it has a field `step_count`, int32 [], `by_norm`
       advances it in every step, and schedules are functions of it.
     update: (r, state, **arguments) -> (factor, state), for a norm r that is
-      finite, float32 []. The updates are multiplied by the factor, float32 [];
-      None leaves them as they are.
+      finite, float32 []. The updates are multiplied by the factor, float32 [],
+      and are zero where it is not finite; None leaves them as they are.
     drop: (r, state) -> the state after a step that was dropped, to count it.
     needs_norm: whether the law depends on the norm at all. If not, r is 1, and
       the updates are only read to learn whether they are finite.
@@ -110,7 +110,8 @@ def by_norm(
     if hasattr(state, "step_count"):
       new = new._replace(step_count=optax.safe_increment(count))
     if factor is not None:
-      factor = jnp.where(finite, jnp.asarray(factor, jnp.float32), 0.0)
+      factor = jnp.asarray(factor, jnp.float32)
+      factor = jnp.where(finite & jnp.isfinite(factor), factor, 0.0)
     return factor, new
 
   if per_layer:

@@ -635,6 +635,19 @@ def test_readings_that_stand_twice_get_their_paths():
   assert "tail_index" not in read
 
 
+@pytest.mark.parametrize("factor", [np.nan, np.inf, -np.inf])
+def test_a_factor_that_is_not_finite_gives_zeros(factor):
+  """As 1/r does at a zero gradient, which must not end a run."""
+  law = htga_optax.Controller(
+    optax.EmptyState, lambda r, state: (factor + 0 * r, state)
+  )
+  for per_layer in (False, True):
+    tx = htga_optax.by_norm(law, per_layer=per_layer)
+    grads = {"a": jnp.ones(2), "b": jnp.zeros(3)}
+    updates, _ = tx.update(grads, tx.init(grads))
+    assert not any(np.any(x) for x in jax.tree.leaves(updates))
+
+
 def test_by_layer_names_what_is_measured():
   grads = {"a": {"b": jnp.ones(2)}, "c": jnp.zeros(3), "none": None}
   tx = htga_optax.track_tail_index(per_layer=True)
