@@ -89,7 +89,7 @@ def make_optimizer(
   alpha = {"schedule": between, "truncated": "rising"}.get(kind, kind)
   threshold = THRESHOLD if kind == "truncated" else None
   return htga_optax.ahtsgd(
-    learning_rate, scale, key, alpha=alpha, threshold=threshold
+    learning_rate, scale, key=key, alpha=alpha, threshold=threshold
   )
 
 

@@ -53,6 +53,7 @@ from htga_optax._clipping import ClipByTailQuantileState
 from htga_optax._layers import by_layer
 from htga_optax._layers import layer_names
 from htga_optax._layers import PerLayer
+from htga_optax._losses import with_value_fn
 from htga_optax._noise import add_stable_noise
 from htga_optax._noise import AddStableNoiseState
 from htga_optax._noise import sharpness_alpha
@@ -67,6 +68,8 @@ from htga_optax._relay import relay
 from htga_optax._relay import RelayState
 from htga_optax._sharpness import track_sharpness
 from htga_optax._sharpness import TrackSharpnessState
+from htga_optax._tell import tell
+from htga_optax._tell import TellState
 from htga_optax._tracking import track_coordinate_tail_index
 from htga_optax._tracking import track_gradient_noise
 from htga_optax._tracking import track_tail_index
@@ -92,6 +95,7 @@ __all__ = [
   "Reading",
   "RelayState",
   "ScaleByTailIndexState",
+  "TellState",
   "TrackCoordinateTailIndexState",
   "TrackGradientNoiseState",
   "TrackSharpnessState",
@@ -126,6 +130,7 @@ __all__ = [
   "stable",
   "streaming",
   "tail_index_sgd",
+  "tell",
   "track_coordinate_tail_index",
   "track_gradient_noise",
   "track_sharpness",
@@ -133,4 +138,5 @@ __all__ = [
   "truncate",
   "truncated_heavy_tailed_sgd",
   "unless_rejected",
+  "with_value_fn",
 ]

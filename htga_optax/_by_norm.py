@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from htga_optax import norms
+from htga_optax import _checks, norms
 from htga_optax._layers import (
   PerLayer,
   check_per_layer,
@@ -147,12 +147,12 @@ def by_norm(
     return {key: x for key, x in found.items() if x is not None}
 
   def update_fn(updates, state, params=None, **extra_args):
-    del params
     r = measure(updates)
     for x in jax.tree.leaves(state)[:1] if per_layer else ():
-      check_same_layers(name, x.shape[0], updates, per_layer)
+      check_same_layers(name, x.shape[0], updates, params, per_layer)
     if not r.size:
       return updates, state
+    _checks.check_same_axes(name, "the norm", "shard_axis_name", r, state)
     factor, state = law(
       r, jnp.all(jnp.isfinite(r)), state, given(extra_args, r.shape)
     )

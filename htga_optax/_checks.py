@@ -12,6 +12,7 @@ import jax
 from jax import dtypes
 from jax.core import Tracer
 import jax.numpy as jnp
+from jax.tree_util import keystr
 from jax.typing import ArrayLike
 import numpy as np
 import optax
@@ -60,12 +61,14 @@ def check_order(low_name: str, low: Any, high_name: str, high: Any) -> None:
     )
 
 
-def check_size(name: str, value: object) -> int:
+def check_size(name: str, value: object, default: int | None = None) -> int:
   """Returns a static size of at least one, or says what is wrong with it.
 
   Args:
     name: the argument's name, as the user wrote it.
     value: what was passed.
+    default: the size where None was passed. Sizes are None by default, and no
+      numbers, lest `optax.inject_hyperparams` trace what nobody has given.
 
   Returns:
     The size as a Python int.
@@ -75,6 +78,8 @@ def check_size(name: str, value: object) -> int:
       tracers of all numbers that are not named in `static_args`).
     ValueError: it is below one.
   """
+  if value is None and default is not None:
+    return default
   if isinstance(value, bool) or not isinstance(value, numbers.Integral):
     raise TypeError(
       f"{name} must be a static integer, got {value!r}; under"
@@ -84,13 +89,60 @@ def check_size(name: str, value: object) -> int:
   return int(value)
 
 
-def check_transformation(taker: str, transform: object) -> None:
-  """Raises TypeError unless `transform` is a gradient transformation."""
-  if not isinstance(transform, optax.GradientTransformation):
+def check_transformation(
+  taker: str, transform: Any
+) -> optax.GradientTransformationExtraArgs:
+  """Returns a transformation that takes extra arguments.
+
+  Raises:
+    TypeError: it is neither a gradient transformation nor, as
+      `optax.MultiSteps`, an object with its two functions.
+  """
+  if isinstance(transform, optax.MultiSteps):
+    # Its own gradient_transformation() loses the extra arguments.
+    return optax.GradientTransformationExtraArgs(
+      transform.init,
+      transform.update,  # pyright: ignore[reportArgumentType]
+    )
+  if not (hasattr(transform, "init") and hasattr(transform, "update")):
     raise TypeError(
       f"{taker} takes gradient transformations, got"
       f" {type(transform).__name__} {transform!r}."
     )
+  return optax.with_extra_args_support(transform)
+
+
+def check_same_axes(
+  name: str, what: str, argument: str, value: Any, state: Any
+) -> None:
+  """Raises ValueError where a value differs over mapped axes, a state not.
+
+  Args:
+    name: the transformation's name.
+    what: the value's.
+    argument: the argument that would name the axes.
+    value: an array.
+    state: what the value would become a part of, a tree of arrays.
+  """
+  leaves = jax.tree.leaves_with_path(state)
+  # A clock goes on whatever the value is.
+  held = [_axes(x) for path, x in leaves if keystr(path) != ".step_count"]
+  over = _axes(value) - frozenset().union(*held)
+  if held and over:
+    names = ", ".join(map(repr, sorted(over)))
+    raise ValueError(
+      f"{name}: {what} differs over the mapped axis {names}, and the state does"
+      f" not: name the axis in {argument} if arrays are split over it, or"
+      " average the gradient over it by jax.lax.pmean."
+    )
+
+
+def _axes(x: Any) -> frozenset[str]:
+  """The mapped axes of `jax.shard_map` over which an array differs."""
+  kind = jax.typeof(x)
+  # The second is its name in JAX 0.7.
+  found = getattr(kind, "manual_axis_type", kind)
+  return getattr(found, "varying", None) or getattr(found, "vma", frozenset())
 
 
 def check_key(key: ArrayLike) -> tuple[Any, Any]:

@@ -29,6 +29,7 @@ import optax
 from htga_optax import _checks, estimators, norms, order_statistics
 from htga_optax._by_norm import Controller, by_norm
 from htga_optax._layers import PerLayer
+from htga_optax._states import known_state
 
 # A norm enters the window as at most so many times the quantile. At 1 the
 # window would keep clipped norms, and the rate be half as high again; without
@@ -37,6 +38,7 @@ _KEPT = 1.5
 _LARGEST = 3e38
 
 
+@known_state
 class ClipByTailQuantileState(NamedTuple):
   """The state of :func:`clip_by_tail_quantile`; per layer with axis [layers].
 
@@ -64,8 +66,8 @@ class ClipByTailQuantileState(NamedTuple):
 
 def clip_by_tail_quantile(
   exceedance_rate: ArrayLike = 1e-3,
-  window_size: int = 1024,
-  k: int = 128,
+  window_size: int | None = None,
+  k: int | None = None,
   *,
   skip: bool = False,
   per_layer: PerLayer = False,
@@ -98,10 +100,11 @@ def clip_by_tail_quantile(
   Args:
     exceedance_rate: p, the rate of false alarms, in (0, k/W). Below 1/W it is
       extrapolated.
-    window_size: W, the norms it rests on (static). With 256 norms (k = 32) the
-      rate is twice as high as stated, and 3 in 100 spikes pass on Pareto(1.5).
-    k: how many of them are the tail (static), from 5 on. Fewer are noisier,
-      and more look into the body of the law.
+    window_size: W, the norms it rests on (static); None for 1024. With 256
+      norms (k = 32) the rate is twice as high as stated, and 3 in 100 spikes
+      pass on Pareto(1.5).
+    k: how many of them are the tail (static), from 5 on; None for 128. Fewer
+      are noisier, and more look into the body of the law.
     skip: whether such a step is dropped instead of scaled.
     per_layer: False for one norm, True for a window and a quantile of every
       leaf, or a regular expression as in :func:`by_norm`.
@@ -132,7 +135,8 @@ def clip_by_tail_quantile(
     the tail above it is that of peaks over a threshold, Davison and Smith
     (1990), Models for exceedances over high thresholds, JRSS B 52(3).
   """
-  _checks.check_size("window_size", window_size)
+  window_size = _checks.check_size("window_size", window_size, 1024)
+  k = _checks.check_size("k", k, 128)
   estimators.check_tail_size(k, window_size, "a window of")
   _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
   largest = k / window_size

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, keystr
 import numpy as np
 
@@ -42,9 +43,21 @@ def leaf_name(path: tuple[Any, ...]) -> str:
   return "/".join(keystr((key,), simple=True) for key in keys)
 
 
+def is_floating(leaf: Any) -> bool:
+  """Whether a leaf is one of real or complex floating-point numbers."""
+  if hasattr(leaf, "dtype"):
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+  return isinstance(leaf, (float, complex))
+
+
 def layers_of(tree: Any, per_layer: PerLayer) -> Iterator[tuple[str, int]]:
-  """The name of every leaf, and how many layers it stacks; 0 if it is one."""
+  """The name of every leaf, and how many layers it stacks; 0 if it is one.
+
+  Leaves that are not floating point have no gradient, and are no layers.
+  """
   for path, leaf in jax.tree.leaves_with_path(tree):
+    if not is_floating(leaf):
+      continue
     name, shape = leaf_name(path), np.shape(leaf)
     is_stacked = isinstance(per_layer, str) and re.search(per_layer, name)
     if is_stacked and not shape:
@@ -88,16 +101,20 @@ def layer_names(params: Any, per_layer: PerLayer = True) -> list[str]:
 
 
 def check_same_layers(
-  name: str, in_state: int, updates: Any, per_layer: PerLayer
+  name: str, in_state: int, updates: Any, params: Any, per_layer: PerLayer
 ) -> None:
   """Raises ValueError unless updates have the layers that `init` saw."""
   names = layer_names(updates, per_layer)
-  if len(names) != in_state:
-    raise ValueError(
-      f"{name} has a state of {in_state} layers but the updates have"
-      f" {len(names)} ({', '.join(names)}): init it with a tree like the"
-      " updates."
-    )
+  if len(names) == in_state:
+    return
+  frozen = set(layer_names(params, per_layer)) - set(names)
+  without = ", ".join(map(repr, sorted(frozen)))
+  raise ValueError(
+    f"{name} has a state of {in_state} layers but the updates have"
+    f" {len(names)} ({', '.join(names)})"
+    + (f", none for {without}" if frozen else "")
+    + ": init it with a tree like the updates, None where they are None."
+  )
 
 
 def by_layer(

@@ -25,6 +25,7 @@ import optax
 from htga_optax import _checks, norms, stable
 from htga_optax._by_norm import Argument
 from htga_optax._relay import Reading, reading_of, value_of
+from htga_optax._states import known_state
 
 Response = Literal["rising", "falling", "growth"]
 
@@ -98,6 +99,7 @@ def sharpness_alpha(
   return Reading(name, alpha_of)
 
 
+@known_state
 class AddStableNoiseState(NamedTuple):
   """The state of :func:`add_stable_noise`.
 
@@ -150,8 +152,8 @@ def add_stable_noise(
   - Under `jax.pmap` and `jax.shard_map` with replicated parameters, every
     device adds the same noise, as data parallelism needs.
   - Under `jax.shard_map` with parameters split by hand, shards would repeat
-    each other: name the axes in `shard_axis_name` (forgotten, JAX refuses a
-    state that should be replicated, unless `check_vma=False`). Their index is
+    each other: name the axes in `shard_axis_name` (forgotten, it is an error,
+    unless `check_vma=False`). Their index is
     then folded into the key, so that noise changes with the number of shards.
     All leaves must be split over them; a replicated one would come apart.
 
@@ -234,6 +236,10 @@ def add_stable_noise(
     else:
       finite = norms.all_finite(updates, shard_axis_name)
 
+    _checks.check_same_axes(
+      "add_stable_noise", "an update", "shard_axis_name", finite, state
+    )
+
     def value(argument):
       reading = reading_of("add_stable_noise", argument, extra_args)
       return value_of(argument, state.step_count, reading, unknown=0.0)
@@ -262,17 +268,16 @@ def add_stable_noise(
       if jnp.iscomplexobj(x):
         return lax.complex(noisy(x.real, s), noisy(x.imag, s))
 
-      def add(x, s, key, law, finite):
+      def add(x, s, key, law, most, finite):  # closed over, they had a mesh
         xi = stable.sample(key, law, shape=x.shape)
         if not isotropic:
           xi = jnp.clip(xi, -most, most)
         return norms.add(x, s * xi, finite)
 
-      return _as_sharded(add, x)(
-        x, s, jax.random.fold_in(leaf_key, next(place)), law, finite
-      )
+      key = jax.random.fold_in(leaf_key, next(place))
+      return _as_sharded(add, x)(x, s, key, law, most, finite)
 
-    leaves, structure = jax.tree.flatten(updates)
+    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, updates))
     each = [s] * len(leaves)
     if sizes is not None:
       each = [s * r / _count(x) ** 0.5 for x, r in zip(leaves, sizes)]

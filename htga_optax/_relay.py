@@ -21,6 +21,7 @@ import optax
 
 from htga_optax import _checks
 from htga_optax._layers import leaf_name
+from htga_optax._states import typed
 
 # Which tracker offers a reading, for the error where it is missing.
 _TRACKERS = {
@@ -144,6 +145,9 @@ def relay(
   A member does not get a reading that it offers itself, so two trackers of one
   kind both measure.
 
+  A member whose `update` names an argument `readings` gets all of them there
+  as well, as a dict.
+
   Optax's line searches refuse arguments that they do not know, so `value_fn`
   reaches the members with a signature that takes the readings and ignores them.
 
@@ -171,20 +175,18 @@ def relay(
     >>> print(updates["w"], optax.tree.get(state, "tail_index"))
     [-0.1 -0.1 -0.1] 0.0
   """
-  for transform in transforms:
-    _checks.check_transformation("relay", transform)
-  members = [optax.with_extra_args_support(t) for t in transforms]
+  members = [_checks.check_transformation("relay", t) for t in transforms]
 
   def init_fn(params):
     return RelayState(tuple(member.init(params) for member in members))
 
-  def update_fn(updates, state, params=None, **extra_args):
+  def update_fn(updates, state, params=None, *, readings=None, **extra_args):
     if len(state.members) != len(members):
       raise ValueError(
         f"relay has {len(members)} members but the state has"
         f" {len(state.members)}: was it made by another relay?"
       )
-    states, read = [], {}
+    states, read = [], dict(readings or {})
     for member, old in zip(members, state.members):
       own = {name for _, name, _ in _offered(old)}
       given = {k: v for k, v in read.items() if k not in own}
@@ -203,7 +205,8 @@ def readings(opt_state: optax.OptState) -> dict[str, jax.Array]:
 
   Args:
     opt_state: any state of optax with transformations of this package in it,
-      however deep.
+      however deep; also as the dicts that checkpoints without a template and
+      `flax.nnx.state` make of it.
 
   Returns:
     name -> value: a number, an interval [2], or per layer a vector [layers],
@@ -228,7 +231,7 @@ def readings(opt_state: optax.OptState) -> dict[str, jax.Array]:
 
 def _offered(state: Any) -> Iterator[tuple[str, str, Any]]:
   """The path, name and value of every reading in a state."""
-  nodes = jax.tree.leaves_with_path(state, is_leaf=_offers)
+  nodes = jax.tree.leaves_with_path(typed(state), is_leaf=_offers)
   for path, node in nodes:
     if _offers(node):
       for name, value in node.readings().items():
@@ -245,11 +248,16 @@ def _accepted(
   extra_args: dict[str, Any],
   read: dict[str, Any],
 ) -> dict[str, Any]:
-  """The caller's arguments and those readings that a member can take."""
+  """The caller's arguments and those readings that a member can take.
+
+  A member that names an argument `readings` gets all of them there, too.
+  """
   takes = inspect.signature(member.update).parameters
   if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
     read = {name: value for name, value in read.items() if name in takes}
   given = extra_args | read
+  if "readings" in takes:
+    given["readings"] = read
   if read and given.get("value_fn") is not None:
     given["value_fn"] = _ignoring(given["value_fn"], read)
   return given

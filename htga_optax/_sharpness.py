@@ -13,17 +13,20 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 from jax import lax
+from jax.core import Tracer
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import optax
 
-from htga_optax import _checks, curvature
+from htga_optax import _checks, _losses, curvature
+from htga_optax._states import known_state
 
 Source = Literal[
   "top_eigenvalue", "trace", "mean_eigenvalue", "expected_sharpness"
 ]
 
 
+@known_state
 class TrackSharpnessState(NamedTuple):
   """The state of :func:`track_sharpness`.
 
@@ -66,14 +69,14 @@ class TrackSharpnessState(NamedTuple):
 
 def track_sharpness(
   source: Source = "top_eigenvalue",
-  every_k_steps: int = 10,
+  every_k_steps: int | None = None,
   decay: ArrayLike = 0.95,
   *,
   slow_decay: ArrayLike = 0.99,
-  num_matvecs: int = 1,
+  num_matvecs: int | None = None,
   perturbation_scale: ArrayLike = 0.01,
   floor: ArrayLike = 1e-6,
-  key: ArrayLike = 0,
+  key: ArrayLike | None = None,
   axis_name: curvature.AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Measures the sharpness of the loss; changes nothing.
@@ -110,7 +113,11 @@ def track_sharpness(
   have few digits. XLA on CPU is slow at gradients of convolutions inside any
   `lax.cond` or `lax.scan` (jax issue 12868; 30 times for a 5x5 convolution
   here). Write them as products of patches there, or measure outside of the step
-  and pass the number.
+  and pass the number. In a step that nobody jits, each measurement is compiled.
+
+  A loss that JAX can only differentiate in reverse has no products with its
+  Hessian (`jax.custom_vjp`, and so diffrax's default adjoint; JAX's error names
+  it): take the source "expected_sharpness", or `diffrax.DirectAdjoint()`.
 
   What it does not do: work inside `optax.masked` or `optax.partition`, whose
   parameters are not those that `value_fn` takes. The sharpness of one batch is
@@ -118,17 +125,18 @@ def track_sharpness(
 
   Args:
     source: what to measure.
-    every_k_steps: measure every so many steps, from the first on (static).
+    every_k_steps: measure every so many steps, from the first on (static); None
+      for 10.
     decay: of the average, in [0, 1), per measurement. The reconstruction of
       AHTSGD has 0.95 and a measurement in each step.
     slow_decay: of the slow average, with which `sharpness_growth` compares.
     num_matvecs: the products of one measurement, or the losses of the expected
-      sharpness (static).
+      sharpness (static); None for 1.
     perturbation_scale: :math:`\delta` of the expected sharpness, in units of
       the parameters.
     floor: the smallest sharpness, positive, in units of the source.
     key: for what is random: a seed, a typed key or key data (static for
-      `optax.inject_hyperparams`).
+      `optax.inject_hyperparams`); None for 0.
     axis_name: mapped axes over which the loss is averaged; None under jit.
 
   Returns:
@@ -162,8 +170,8 @@ def track_sharpness(
     raise ValueError(
       f"source must be one of {sorted(measures)}, got {source!r}."
     )
-  _checks.check_size("every_k_steps", every_k_steps)
-  _checks.check_size("num_matvecs", num_matvecs)
+  period = _checks.check_size("every_k_steps", every_k_steps, 10)
+  matvecs = _checks.check_size("num_matvecs", num_matvecs, 1)
   for name, value in (("decay", decay), ("slow_decay", slow_decay)):
     _checks.check_number(name, value, lambda v: 0 <= v < 1, "be in [0, 1)")
   for name, value in (
@@ -173,14 +181,16 @@ def track_sharpness(
     _checks.check_number(
       name, value, lambda v: 0 < v < jnp.inf, "be positive and finite"
     )
-  rng_key, impl = _checks.check_key(key)
+  rng_key, impl = _checks.check_key(0 if key is None else key)
 
   def init_fn(params):
     zero = lambda dtype=jnp.float32, shape=(): jnp.zeros(shape, dtype)
     vector = None
     if source == "top_eigenvalue":
       start = jax.random.wrap_key_data(jnp.array(rng_key), impl=impl)
-      vector = curvature.sample_like(jax.random.normal, params, key=start)
+      vector = curvature.sample_like(
+        jax.random.normal, _losses.floating(params), key=start
+      )
     return TrackSharpnessState(
       sharpness=zero(),
       sharpness_growth=zero(),
@@ -202,29 +212,34 @@ def track_sharpness(
     sharpness=None,
     **extra_args,
   ):
-    del extra_args
     if sharpness is None and (value_fn is None or params is None):
       raise ValueError(
         "track_sharpness needs the loss or its sharpness: pass params and"
         " value_fn= (params -> loss) to update, or sharpness= with a number of"
-        " your own."
+        " your own. Where others call update, bind a loss by"
+        " htga_optax.with_value_fn(tx, loss)."
       )
     last = state.sharpness_estimate, state.top_vector
 
     def measure():
       assert value_fn is not None
+      loss_fn = _losses.loss_of(value_fn, params, extra_args)
+      theta = jax.tree.map(jnp.asarray, _losses.floating(params))
       one = jax.random.wrap_key_data(state.rng_key, impl=impl)
       value, vector = measures[source](
-        value_fn,
-        params,
+        loss_fn,
+        theta,
         jax.random.fold_in(one, state.measurement_count),
         state.top_vector,
-        num_matvecs,
+        matvecs,
         axis_name,
       )
       # The loss may be nan where a product with the Hessian is finite.
-      loss = value_fn(params)
+      loss = loss_fn(theta)
       loss = loss if axis_name is None else lax.pmean(loss, axis_name)
+      _checks.check_same_axes(
+        "track_sharpness", "the loss", "axis_name", loss, last[0]
+      )
       finite = jnp.isfinite(loss) & jnp.isfinite(value)
       new = jnp.asarray(value, jnp.float32), vector
       # Chosen here, so that only a step that measures reads two vectors.
@@ -236,10 +251,16 @@ def track_sharpness(
       finite = jnp.isfinite(value)
       value = jnp.where(finite, value, state.sharpness_estimate)
     else:
+      if state.top_vector is not None:
+        _losses.check_like(
+          "track_sharpness", _losses.floating(params), state.top_vector
+        )
       due = state.sharpness_age == 0
-      finite, value, vector = lax.cond(
-        due, measure, lambda: (jnp.asarray(False), *last)
-      )
+      skip = lambda: (jnp.asarray(False), *last)
+      if isinstance(due, Tracer):
+        finite, value, vector = lax.cond(due, measure, skip)
+      else:  # a step that nobody jits would compile both branches
+        finite, value, vector = measure() if due else skip()
 
     delta = jnp.stack(
       [jnp.asarray(d, jnp.float32) for d in (decay, slow_decay)]
@@ -266,7 +287,7 @@ def track_sharpness(
         optax.safe_increment(state.measurement_count),
         state.measurement_count,
       ),
-      sharpness_age=(state.sharpness_age + 1) % every_k_steps,
+      sharpness_age=(state.sharpness_age + 1) % period,
     )
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)

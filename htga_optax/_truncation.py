@@ -24,11 +24,13 @@ import optax
 from htga_optax import _checks, norms
 from htga_optax._by_norm import Argument, Controller, by_norm
 from htga_optax._relay import value_of
+from htga_optax._states import known_state
 
 # Factors stay below 1e30, which leaves float32 room for gradients.
 _LARGEST_LOG = 69.0
 
 
+@known_state
 class InflateGradientNoiseState(NamedTuple):
   """The state of :func:`inflate_gradient_noise`.
 
@@ -159,10 +161,15 @@ def inflate_gradient_noise(
     noise = jax.tree.map(lambda x: jnp.where(z > 0, x, 0), noise_updates)
     finite = norms.all_finite(updates) & norms.all_finite(noise)
     return jax.tree.map(
-      lambda x, y: norms.add(x, z * y, finite), updates, noise
+      lambda x, y: norms.add(x, _times(z, y), finite), updates, noise
     ), state_at(optax.safe_increment(state.step_count), state.rng_key)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _times(z: jax.Array, y: jax.Array) -> jax.Array:
+  wide = norms.wide_dtype(y)
+  return z.astype(wide) * y.astype(wide)
 
 
 def noise_gradient(

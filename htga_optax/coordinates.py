@@ -33,8 +33,14 @@ def tail_size(n: int, tail_fraction: float) -> int:
     k, less than n; 0 where it is below eight.
 
   Raises:
-    ValueError: `tail_fraction` is outside (0, 1).
+    TypeError: `tail_fraction` is an array.
+    ValueError: it is outside (0, 1).
   """
+  if isinstance(tail_fraction, jax.Array):
+    raise TypeError(
+      f"tail_fraction must be a static number, got {tail_fraction!r}; under"
+      " optax.inject_hyperparams pass static_args=('tail_fraction', ...)."
+    )
   _checks.check_number(
     "tail_fraction", tail_fraction, lambda v: 0 < v < 1, "be in (0, 1)"
   )
@@ -76,7 +82,8 @@ def hill(
 
   Raises:
     TypeError: a leaf is not floating-point.
-    ValueError: `tail_fraction` is outside (0, 1).
+    TypeError: `tail_fraction` is an array.
+    ValueError: it is outside (0, 1).
 
   Examples:
     >>> import numpy as np

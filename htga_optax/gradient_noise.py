@@ -294,4 +294,4 @@ def _wide(x: ArrayLike) -> jax.Array:
   x = jnp.asarray(x)
   if not jnp.issubdtype(x.dtype, jnp.inexact):
     raise TypeError(f"gradients must be floating point, got {x.dtype}.")
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  return x.astype(norms.wide_dtype(x))

@@ -117,7 +117,7 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
   n = arrivals.size
   scores = _normal_scores(arrivals, ascending)
   trends = jnp.float32(_trends(n))
-  moments = order_statistics.sums(scores, *(scores * trends))
+  moments = order_statistics.sums(scores, *(scores * t for t in trends))
   mean, *slopes = (v / n for v in moments)
   scores -= mean
   detrended = scores - slopes[0] * trends[0] - slopes[1] * trends[1]
@@ -227,17 +227,20 @@ def _inflations(scores: jax.Array, k: int) -> jax.Array:
   """
   n = scores.shape[1]
   lags, weights = _lags(n)
-  later = jnp.arange(n) + np.append(0, lags)[:, None]
-  shifted = jnp.where(later < n, scores[:, jnp.minimum(later, n - 1)], 0.0)
+  later = jnp.arange(n)[None] + np.append(0, lags)[:, None]
+  shifted = jnp.where(
+    (later < n)[None], scores[:, jnp.minimum(later, n - 1)], 0.0
+  )
   rho = jnp.sum(scores[:, None] * shifted, axis=2)
   # Scores that are all equal are zero but for their rounding.
   rho = jnp.clip(rho[:, 1:] / jnp.maximum(rho[:, :1], 1e-3), 0.0, 1.0)
   # The smallest so far: after a zero, zeros.
-  so_far = np.tri(len(lags), dtype=bool)
+  so_far = np.tri(len(lags), dtype=bool)[None]
   rho = jnp.min(jnp.where(so_far, rho[:, None], 1.0), axis=2)
   # C between the points of its table, which are even in sqrt(1 - rho).
   place = (_POINTS - 1) * (1 - jnp.sqrt(1 - rho))
-  hats = jnp.maximum(1 - jnp.abs(place[..., None] - jnp.arange(_POINTS)), 0.0)
+  points = np.arange(_POINTS, dtype=np.float32)[None, None]
+  hats = jnp.maximum(1 - jnp.abs(place[..., None] - points), 0.0)
   tables = np.stack([_table(k / n, True), _table(k / n, False)])
   factors = jnp.float32(tables[:, None] * weights[:, None])
   return 1 + 2 * jnp.stack(order_statistics.sums(*(hats * factors)))
@@ -257,7 +260,7 @@ def _bias(ascending: jax.Array, k: int) -> jax.Array:
   slopes = np.stack([mean - weights, weights * (mean - weights)]) * weights
   slopes = np.diff(slopes, axis=1, prepend=0.0, append=0.0)
   tail = jnp.log(jnp.maximum(ascending[-(size + 1) :], 1e-37))
-  terms = jnp.float32(slopes[:, ::-1]) * (tail - tail[0])
+  terms = jnp.float32(slopes[:, ::-1]) * (tail - tail[0])[None]
   above, below = order_statistics.sums(*terms)
   usable = below != 0
   beta = n / size * above / jnp.where(usable, below, 1.0)

@@ -26,7 +26,7 @@ from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from htga_optax._layers import PerLayer, layers_of
+from htga_optax._layers import PerLayer, is_floating, layers_of, leaf_name
 
 AxisName = str | tuple[str, ...] | None
 
@@ -164,10 +164,12 @@ def scale(tree: Any, factor: jax.Array, per_layer: PerLayer = False) -> Any:
         of_leaf = factor[start : start + size].reshape(-1, *[1] * (x.ndim - 1))
       factors.append(of_leaf)
       start += max(size, 1)
-  return jax.tree.unflatten(structure, map(_scale_leaf, leaves, factors))
+  return jax.tree.unflatten(
+    structure, map(_scale_leaf, map(jnp.asarray, leaves), factors)
+  )
 
 
-def add(x: jax.Array, y: jax.Array, keep: jax.Array) -> jax.Array:
+def add(x: ArrayLike, y: ArrayLike, keep: jax.Array) -> jax.Array:
   """The sum of two leaves in x's dtype, at most its largest number.
 
   Args:
@@ -175,23 +177,35 @@ def add(x: jax.Array, y: jax.Array, keep: jax.Array) -> jax.Array:
     y: what to add.
     keep: bool []; zero where it is false.
   """
+  x, y = jnp.asarray(x), jnp.asarray(y)
   if jnp.iscomplexobj(x):
     return lax.complex(add(x.real, y.real, keep), add(x.imag, y.imag, keep))
-  wide = jnp.promote_types(x.dtype, jnp.float32)
+  wide = wide_dtype(x)
   largest = jnp.finfo(x.dtype).max.astype(wide)
   total = jnp.clip(x.astype(wide) + y.astype(wide), -largest, largest)
   return jnp.where(keep, total, 0).astype(x.dtype)
 
 
+def wide_dtype(x: ArrayLike) -> Any:
+  """The dtype to compute in: that of x, or float32 for less than 32 bits."""
+  with jax.numpy_dtype_promotion("standard"):
+    return jnp.promote_types(jnp.result_type(x), jnp.float32)
+
+
 def _floating(tree: Any) -> list[jax.Array]:
   """The leaves, or a sentence on the first that is not floating point."""
   for path, x in jax.tree.leaves_with_path(tree):
-    if not jnp.issubdtype(jnp.result_type(x), jnp.inexact):
+    if not is_floating(x):
       raise TypeError(
-        f"updates must be floating point, got {jnp.result_type(x)} at"
-        f" {jax.tree_util.keystr(path) or 'the root'}."
+        f"updates must be floating point, got {_kind(x)} at"
+        f" {leaf_name(path) or 'the root'!r}: put None there, or leave it out"
+        " by optax.masked."
       )
   return [jnp.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def _kind(x: Any) -> str:
+  return str(x.dtype) if hasattr(x, "dtype") else type(x).__name__
 
 
 @jax.jit  # traced once where a tracker and a listener measure the same tree
@@ -284,8 +298,8 @@ def _sqrt(x: jax.Array) -> jax.Array:
 
 
 def _scale_leaf(x: jax.Array, factor: jax.Array) -> jax.Array:
-  wide = jnp.promote_types(x.dtype, jnp.float32)
-  y = jnp.where(factor == 0, 0, x.astype(wide) * factor)
+  wide = wide_dtype(x)
+  y = jnp.where(factor == 0, 0, x.astype(wide) * factor.astype(wide))
   if wide != x.dtype:
     largest = jnp.finfo(x.dtype).max.astype(wide)
     y = jnp.clip(y, -largest, largest)

@@ -261,7 +261,8 @@ def _kth_largest(
   shard_axis_name: str | tuple[str, ...] | None,
   of_magnitudes: bool,
 ) -> jax.Array:
-  dtype = jnp.result_type(*leaves)
+  with jax.numpy_dtype_promotion("standard"):
+    dtype = jnp.result_type(*leaves)
 
   def ranked(leaf):
     leaf = leaf.astype(dtype)

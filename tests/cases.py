@@ -63,6 +63,7 @@ TRACKERS = (
   htga_optax.track_coordinate_tail_index,
   htga_optax.track_gradient_noise,
   htga_optax.track_sharpness,
+  htga_optax.tell,
 )
 
 
@@ -269,6 +270,13 @@ CASES = [
     extra_args={"value_fn": lambda updates: bowl},
     readings=("sharpness", "sharpness_growth", "sharpness_estimate"),
     static_args=("every_k_steps", "num_matvecs", "key"),
+  ),
+  Case(
+    "tell",
+    htga_optax.tell,
+    {"callback": lambda step, readings: None, "every_k_steps": 2},
+    extra_args={"readings": {"tail_index": 1.3}},
+    static_args=("callback", "every_k_steps"),
   ),
   Case("truncate", htga_optax.truncate, {"threshold": 1.0}),
   Case(

@@ -63,6 +63,22 @@ variants_are_slow = pytest.mark.parametrize(
 )
 
 
+# A law that compiles much is fast on one case of each kind of state.
+few_are_fast = pytest.mark.parametrize(
+  "case",
+  [
+    pytest.param(
+      case,
+      marks=()
+      if case.name in ("track_tail_index", "amplify", "clip_by_tail_quantile")
+      else pytest.mark.slow,
+    )
+    for case in cases.CASES
+  ],
+  ids=lambda case: case.name,
+)
+
+
 def at(tree, i):
   return jax.tree.map(lambda x: x[i], tree)
 
@@ -108,6 +124,14 @@ def bare(case):
 
 def run(tx, grads, params, extra_args):
   return scan_of(step_of(tx, extra_args))(tx.init(params), grads, params)
+
+
+compilations: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+  lambda event, seconds, **_: (
+    compilations.append(event) if "backend_compile" in event else None
+  )
+)
 
 
 def traced_once(fn):
@@ -170,7 +194,8 @@ def test_one_trace_in_many_steps(case):
 
 @variants_are_slow
 def test_jit_is_eager_and_scan_is_loop(case):
-  """Compared around the step that fills the window, the eighth."""
+  """Compared around the step that fills the window, the eighth. The second step
+  that nobody jits compiles nothing, but for a loss, which is the caller's."""
   tx, step, scan = bare(case)
   params, grads = cases.params(), cases.gradients(10)
   scanned, updates = scan(tx.init(params), grads, params)
@@ -178,7 +203,10 @@ def test_jit_is_eager_and_scan_is_loop(case):
   for i in range(10):
     g = at(grads, i)
     apply = step_of(tx, case.extra_args) if i in (6, 7) else step
+    before = len(compilations)
     u, state = apply(g, state, params)
+    if i == 7 and "value_fn" not in case.extra_args:
+      assert len(compilations) == before
     close(u, at(updates, i))
   close(state, scanned)
 
@@ -229,6 +257,18 @@ def test_dtype_is_kept(case, dtype):
   chex.assert_trees_all_equal_shapes_and_dtypes(updates, grads)
   assert_all_finite((state, updates))
   assert types(state) == types(bare(case).tx.init(params))
+
+
+@variants_are_slow
+def test_numbers_and_numpy_arrays_are_leaves(case):
+  """As with optax: a Python float, and float64 of NumPy without x64."""
+  plain = {"a": 1.5, "b": np.ones(3), "c": np.float64(2.0)}
+  arrays = jax.tree.map(jnp.asarray, plain)
+  tx = case.make()
+  step = step_of(tx, case.extra_args)
+  close(
+    step(plain, tx.init(plain), plain), step(arrays, tx.init(arrays), arrays)
+  )
 
 
 @variants_are_slow
@@ -498,6 +538,52 @@ def test_inside_inject_hyperparams(case):
 # -- readings ---------------------------------------------------------------
 
 
+@variants_are_slow
+def test_sizes_that_are_not_given_need_no_static_args(case):
+  needed = inspect.signature(case.factory).parameters
+  kwargs = {
+    name: value
+    for name, value in case.kwargs.items()
+    if name not in case.static_args
+    or needed[name].default is inspect.Parameter.empty
+    or name == "estimator"
+  }
+  static = [name for name in case.static_args if name in kwargs]
+  tx = optax.inject_hyperparams(case.factory, static_args=static)(**kwargs)
+  params, grads = cases.params(), at(cases.gradients(1), 0)
+  step_of(tx, case.extra_args)(grads, tx.init(params), params)
+
+
+@few_are_fast
+def test_derivatives_through_a_loop(case):
+  """Of three steps in plain Python, by the parameters and by every float:
+  reverse mode is forward mode, and both are finite."""
+  bound = inspect.signature(case.factory).bind(**case.kwargs)
+  bound.apply_defaults()
+  floats = {
+    name: value
+    for name, value in bound.arguments.items()
+    if type(value) is float and name not in case.static_args
+  }
+  grads, start = cases.gradients(3), cases.params()
+
+  def loss(params, floats):
+    tx = case.factory(**case.kwargs | floats)
+    state = tx.init(params)
+    for i in range(3):
+      g = jax.tree.map(lambda x, y, i=i: x[i] * (1 + y), grads, params)
+      u, state = tx.update(g, state, params, **given(case.extra_args, g))
+      params = jax.tree.map(lambda p, u: p - 0.01 * u, params, u)
+    return bowl(params)
+
+  slopes = jax.jit(jax.grad(loss, argnums=(0, 1)))(start, floats)
+  assert_all_finite(slopes)
+  ones = jax.tree.map(jnp.ones_like, (start, floats))
+  _, forward = jax.jit(lambda x, v: jax.jvp(loss, x, v))((start, floats), ones)
+  reverse = sum(jnp.sum(x) for x in jax.tree.leaves(slopes))
+  np.testing.assert_allclose(reverse, forward, rtol=1e-4)
+
+
 def test_a_reading_has_no_arguments_name(case):
   arguments = {
     name
@@ -512,6 +598,17 @@ def test_readings_are_those_of_the_state(case):
   state = case.make().init(cases.params())
   for name, value in htga_optax.readings((state, {})).items():
     assert value is optax.tree.get(state, name)
+
+
+def test_readings_of_dicts_are_those_of_the_state(case):
+  """What a checkpoint without a template, or flax.nnx, makes of a state."""
+  state, _ = bare(case).run(cases.gradients(10), cases.params())
+  expected = htga_optax.readings(state)
+  as_dicts = flax.serialization.to_state_dict({"inner": [state, state]})
+  found = htga_optax.readings(as_dicts)
+  assert len(found) == 2 * len(expected)
+  found = htga_optax.readings(as_dicts["inner"]["0"])
+  chex.assert_trees_all_equal(found, expected)
 
 
 trackers = pytest.mark.parametrize(
@@ -589,6 +686,45 @@ def test_healthy_steps_are_quiet_under_float_checks(case):
   for state in (tx.init(params), filled):
     error, _ = checked(at(cases.gradients(1), 0), state)
     error.throw()
+
+
+@variants_are_slow
+@pytest.mark.parametrize(
+  "mode",
+  [
+    lambda: jax.numpy_dtype_promotion("strict"),
+    lambda: jax.numpy_rank_promotion("raise"),
+  ],
+  ids=["dtypes", "ranks"],
+)
+def test_strict_promotion(case, mode):
+  params = cases.params() | {
+    "half": jnp.ones([2], jnp.float16),
+    "z": jnp.ones([3], jnp.complex64),
+  }
+  tx, grads = case.make(), at(cases.gradients(1, params), 0)
+  step = step_of(tx, case.extra_args)
+  if "value_fn" in case.extra_args:  # the loss's own promotions are not ours
+    half = lambda p: bowl({k: x for k, x in p.items() if k != "half"})
+    step = step_of(tx, {"value_fn": lambda updates: half})
+  with mode():
+    jax.eval_shape(step, grads, tx.init(params), params)
+
+
+@variants_are_slow
+def test_integers_are_no_layers(case):
+  """Equinox's way: init has seen an array of integers, for which the gradient
+  is None."""
+  params = cases.params()
+  tx, grads = case.make(), at(cases.gradients(1), 0)
+  step = step_of(tx, case.extra_args)
+  whole = params | {"ids": jnp.arange(3)}
+  if "momentum" in case.kwargs:
+    pytest.skip("optax.trace needs trees of one structure")
+  updates, _ = step(grads | {"ids": None}, tx.init(whole), whole)
+  expected, _ = step(grads, tx.init(params), params)
+  close(updates.pop("ids"), None)
+  close(updates, expected)
 
 
 def test_another_number_of_layers_is_named(case):
@@ -680,6 +816,48 @@ def test_shard_map_is_one_device(case):
   close((params, state), single_device_result(case))
 
 
+def placed_like_params(tx, state, shardings, mesh):
+  """Gives what is like the parameters their sharding; replicates the rest."""
+  return jax.device_put(
+    state,
+    optax.tree_map_params(
+      tx,
+      lambda _, sharding: sharding,
+      state,
+      shardings,
+      transform_non_params=lambda _: NamedSharding(mesh, P()),
+    ),
+  )
+
+
+@variants_are_slow
+def test_split_parameters_need_a_name_or_nothing(case):
+  """Inside shard_map, with no axis named: it works, or one sentence says which
+  argument is missing."""
+  mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
+  params = {"w": jnp.ones([16, 8])}
+  tx = case.make()
+  state = tx.init(params)
+  step = step_of(tx, case.extra_args)
+  specs = jax.tree.map(
+    lambda x: P("model") if x.shape == (16, 8) else P(), state
+  )
+  try:
+    jax.eval_shape(
+      jax.shard_map(
+        lambda g, s, p: step(g, s, p)[0],
+        mesh=mesh,
+        in_specs=(P("model"), specs, P("model")),
+        out_specs=P("model"),
+      ),
+      params,
+      state,
+      params,
+    )
+  except ValueError as error:
+    assert "name the axis in" in str(error)
+
+
 @variants_are_slow
 @pytest.mark.parametrize(
   "axis_type",
@@ -699,21 +877,7 @@ def test_named_sharding_is_one_device(case, axis_type):
     batches = jax.device_put(batches, NamedSharding(mesh, P()))
     step = traced_once(train_step(tx, case.extra_args))
     state = jax.jit(tx.init)(params)
-    # What is not shaped like a parameter is replicated.
-    state = jax.device_put(
-      state,
-      jax.tree.map(
-        lambda x: NamedSharding(
-          mesh,
-          specs["w"]
-          if x.shape == (16, 8)
-          else specs["b"]
-          if x.shape == (8,)
-          else P(),
-        ),
-        state,
-      ),
-    )
+    state = placed_like_params(tx, state, shard, mesh)
     shardings = jax.tree.map(lambda x: x.sharding, state)
     for i in range(12):
       params, state = step(params, state, at(batches, i))
@@ -726,10 +890,6 @@ def test_named_sharding_is_one_device(case, axis_type):
   close(
     jax.device_get((params, state)), jax.device_get(single_device_result(case))
   )
-
-
-# Recipes that give the parts of a state that are like the parameters the
-# sharding of the parameters, and replicate the rest.
 
 
 def partition_mesh():
@@ -746,16 +906,7 @@ def test_tree_map_params_shards_the_state(case):
     is_leaf=lambda x: isinstance(x, P),
   )
   state = tx.init(params)
-  placed = jax.device_put(
-    state,
-    optax.tree_map_params(
-      tx,
-      lambda _, sharding: sharding,
-      state,
-      shardings,
-      transform_non_params=lambda _: NamedSharding(mesh, P()),
-    ),
-  )
+  placed = placed_like_params(tx, state, shardings, mesh)
   chex.assert_trees_all_equal(jax.device_get(placed), jax.device_get(state))
 
 

@@ -16,12 +16,12 @@ import htga_optax
 PACKAGE = pathlib.Path(htga_optax.__file__).parent
 # A module, or a package of the same name, by floor.
 FLOORS = [
-  {"_checks", "_layers"},
+  {"_checks", "_layers", "_states"},
   {"estimators", "norms", "order_statistics", "stable"},
   {"coordinates", "curvature", "gradient_noise", "hsgd", "intervals"},
   {"streaming"},
   {"_relay"},
-  {"_by_norm"},
+  {"_by_norm", "_losses", "_tell"},
   {
     "_amplify",
     "_clipping",

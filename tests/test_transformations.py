@@ -761,7 +761,7 @@ def test_readings_must_fit_the_listener():
 def test_updates_must_be_floating_point():
   grads = {"w": jnp.arange(3)}
   for tx in (htga_optax.track_tail_index(), htga_optax.htga(0.1)):
-    with pytest.raises(TypeError, match=r"got int32 at \['w'\]"):
+    with pytest.raises(TypeError, match=r"got int32 at 'w': put None"):
       tx.update(grads, tx.init(grads))
 
 
@@ -773,7 +773,8 @@ def test_a_state_of_another_relay_is_named():
 
 
 def test_sizes_under_inject_hyperparams_say_what_to_pass():
-  tx = optax.inject_hyperparams(htga_optax.htga)(learning_rate=0.1)
+  factory = optax.inject_hyperparams(htga_optax.htga)
+  tx = factory(learning_rate=0.1, window_size=64)
   with pytest.raises(TypeError, match="pass static_args=") as raised:
     tx.init(jnp.ones(2))
   assert "window_size must be a static integer" in str(raised.value)

@@ -11,12 +11,14 @@ import optax
 from htga_optax import _checks, norms
 from htga_optax._by_norm import Argument, Controller, by_norm
 from htga_optax._layers import PerLayer
+from htga_optax._states import known_state
 
 # An amplified norm stays below this, which leaves float32 room for a momentum
 # and a learning rate.
 _LARGEST_LOG_NORM = math.log(1e30)
 
 
+@known_state
 class AmplifyState(NamedTuple):
   """The state of :func:`amplify`; per layer with a leading axis [layers].
 

@@ -11,8 +11,10 @@ from htga_optax import _checks, norms
 from htga_optax._by_norm import Controller, by_norm
 from htga_optax._layers import PerLayer
 from htga_optax._relay import Reading
+from htga_optax._states import known_state
 
 
+@known_state
 class ScaleByTailIndexState(NamedTuple):
   """The state of :func:`scale_by_tail_index`; per layer [layers].
 

@@ -39,8 +39,7 @@ def unless_rejected(
     [2.25 3.  ]
     [3. 4.]
   """
-  _checks.check_transformation("unless_rejected", listener)
-  listener = optax.with_extra_args_support(listener)
+  inner = _checks.check_transformation("unless_rejected", listener)
 
   def update_fn(
     updates,
@@ -63,8 +62,8 @@ def unless_rejected(
         f" {jnp.shape(tail_index)}, got {jnp.shape(tail_model_rejected)}."
       )
     trusted = jnp.where(tail_model_rejected, 0.0, tail_index)
-    return listener.update(
+    return inner.update(
       updates, state, params, tail_index=trusted, **extra_args
     )
 
-  return optax.GradientTransformationExtraArgs(listener.init, update_fn)
+  return optax.GradientTransformationExtraArgs(inner.init, update_fn)

@@ -31,10 +31,10 @@ def ahtsgd(
   threshold: Argument | None = None,
   max_jump: ArrayLike | None = None,
   source: Source = "top_eigenvalue",
-  every_k_steps: int = 10,
+  every_k_steps: int | None = None,
   decay: ArrayLike = 0.95,
   slow_decay: ArrayLike = 0.99,
-  num_matvecs: int = 1,
+  num_matvecs: int | None = None,
   axis_name: AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
   r"""SGD with stable noise whose alpha follows the sharpness (AHTSGD).
@@ -83,10 +83,11 @@ def ahtsgd(
     max_jump: the largest :math:`|\xi|`; None for no cap.
     source: of the sharpness, see :func:`htga_optax.track_sharpness`, as all
       that follow.
-    every_k_steps: measure the sharpness every so many steps (static).
+    every_k_steps: measure the sharpness every so many steps (static); None for
+      10.
     decay: of its average, per look.
     slow_decay: of the slow average, for "growth".
-    num_matvecs: the cost of a look (static).
+    num_matvecs: the cost of a look (static); None for 1.
     axis_name: mapped axes over which the loss is averaged.
 
   Returns:

@@ -15,8 +15,8 @@ from htga_optax._tracking import track_tail_index
 
 
 def scale_by_htga(
-  window_size: int = 256,
-  k: int = 16,
+  window_size: int | None = None,
+  k: int | None = None,
   *,
   target: ArrayLike = 2.0,
   beta: ArrayLike = 1.0,
@@ -46,8 +46,9 @@ def scale_by_htga(
   :math:`\gamma_{min}`: HTGA then pulls all norms towards :math:`\tau`.
 
   Args:
-    window_size: W, the norms that the tail index rests on (static).
-    k: how many of them are the tail (static).
+    window_size: W, the norms that the tail index rests on (static); None for
+      256.
+    k: how many of them are the tail (static); None for 16.
     target: :math:`\alpha_{target}`, the tail index in the middle of the
       response.
     beta: steepness of the sigmoid; > 0 amplifies heavy tails (the proposal's
@@ -70,7 +71,7 @@ def scale_by_htga(
   Returns:
     The transformation, for `optax.chain`. :func:`htga_optax.readings` finds
     `tail_index`, `tail_index_interval`, `update_norm` and `amplification` in
-    its state. `optax.inject_hyperparams` takes it with
+    its state. For `optax.inject_hyperparams`, sizes that are given are static:
     `static_args=("window_size", "k")`.
 
   Raises:
@@ -114,8 +115,8 @@ def htga(
   momentum: ArrayLike | None = None,
   *,
   nesterov: bool = False,
-  window_size: int = 256,
-  k: int = 16,
+  window_size: int | None = None,
+  k: int | None = None,
   target: ArrayLike = 2.0,
   beta: ArrayLike = 1.0,
   gamma_min: ArrayLike = 0.5,

@@ -17,8 +17,8 @@ def tail_index_sgd(
   momentum: ArrayLike | None = None,
   *,
   nesterov: bool = False,
-  window_size: int = 256,
-  k: int = 16,
+  window_size: int | None = None,
+  k: int | None = None,
   beta: ArrayLike = 1.0,
   target: ArrayLike = 2.0,
   min_scale: ArrayLike = 0.5,
@@ -40,8 +40,9 @@ def tail_index_sgd(
     learning_rate: :math:`\eta`, a number or a schedule.
     momentum: decay of the momentum; None for none.
     nesterov: whether the momentum is Nesterov's.
-    window_size: W, the norms that the tail index rests on (static).
-    k: how many of them are the tail (static).
+    window_size: W, the norms that the tail index rests on (static); None for
+      256.
+    k: how many of them are the tail (static); None for 16.
     beta: the sensitivity; > 0 lowers the rate for heavier tails, < 0 raises it.
     target: :math:`\alpha_0`, the tail index at which the rate is unchanged.
     min_scale: lower bound of the factor.

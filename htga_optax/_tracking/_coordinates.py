@@ -15,8 +15,10 @@ from htga_optax._layers import (
   layer_names,
   layers_of,
 )
+from htga_optax._states import known_state
 
 
+@known_state
 class TrackCoordinateTailIndexState(NamedTuple):
   """The state of :func:`track_coordinate_tail_index`.
 
@@ -35,8 +37,8 @@ class TrackCoordinateTailIndexState(NamedTuple):
 
 
 def track_coordinate_tail_index(
-  tail_fraction: float = 0.01,
-  every_k_steps: int = 10,
+  tail_fraction: float | None = None,
+  every_k_steps: int | None = None,
   *,
   per_layer: PerLayer = False,
   shard_axis_name: norms.AxisName = None,
@@ -48,10 +50,10 @@ def track_coordinate_tail_index(
   entry is not finite), the last one stays.
 
   Args:
-    tail_fraction: the share of the entries that is the tail (static). A layer
-      or a tree whose tail has fewer than eight entries reads 0.
-    every_k_steps: measure every so many steps, from the first on (static); a
-      measurement reads the updates about 18 times.
+    tail_fraction: the share of the entries that is the tail (static), None for
+      0.01. A layer or a tree whose tail has fewer than eight entries reads 0.
+    every_k_steps: measure every so many steps, from the first on (static), None
+      for 10; a measurement reads the updates about 18 times.
     per_layer: False for all entries together, True for an index of every leaf,
       or a regular expression as in :func:`by_norm`.
     shard_axis_name: mapped axes over which the updates are split by hand; None
@@ -75,8 +77,9 @@ def track_coordinate_tail_index(
     >>> print(f"{optax.tree.get(state, 'coordinate_tail_index'):.1f}")
     2.0
   """
-  _checks.check_size("every_k_steps", every_k_steps)
-  coordinates.tail_size(0, tail_fraction)
+  period = _checks.check_size("every_k_steps", every_k_steps, 10)
+  fraction = 0.01 if tail_fraction is None else tail_fraction
+  coordinates.tail_size(0, fraction)
   check_per_layer(per_layer)
 
   def layers(updates):
@@ -86,7 +89,7 @@ def track_coordinate_tail_index(
       yield from [x[i] for i in range(size)] if size else [x]
 
   def measure(updates):
-    hill = lambda tree: coordinates.hill(tree, tail_fraction, shard_axis_name)
+    hill = lambda tree: coordinates.hill(tree, fraction, shard_axis_name)
     if not per_layer:
       return hill(updates)
     return jnp.stack([hill(layer) for layer in layers(updates)])
@@ -101,7 +104,7 @@ def track_coordinate_tail_index(
 
     return TrackCoordinateTailIndexState(
       coordinate_tail_index=lax.cond(state.age == 0, look, lambda: old),
-      age=(state.age + 1) % every_k_steps,
+      age=(state.age + 1) % period,
     )
 
   def init_fn(params):
@@ -112,13 +115,18 @@ def track_coordinate_tail_index(
     )
 
   def update_fn(updates, state, params=None, **extra_args):
-    del params, extra_args
+    del extra_args
     if per_layer:
       check_same_layers(
         "track_coordinate_tail_index",
         state.coordinate_tail_index.size,
         updates,
+        params,
         per_layer,
+      )
+    for x in jax.tree.leaves(updates) if shard_axis_name is None else ():
+      _checks.check_same_axes(
+        "track_coordinate_tail_index", "a leaf", "shard_axis_name", x, state
       )
     if not jax.tree.leaves(updates):
       return updates, state

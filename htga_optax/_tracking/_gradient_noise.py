@@ -8,8 +8,10 @@ from jax.typing import ArrayLike
 import optax
 
 from htga_optax import _checks, gradient_noise
+from htga_optax._states import known_state
 
 
+@known_state
 class TrackGradientNoiseState(NamedTuple):
   """The state of :func:`track_gradient_noise`.
 

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from htga_optax import norms, streaming
+from htga_optax import _checks, norms, streaming
 from htga_optax._by_norm import Controller, by_norm
 from htga_optax._layers import PerLayer
+from htga_optax._states import known_state
 
 # Standard deviations from which a tail model is rejected.
 _REJECTION = 2.5
 
 
+@known_state
 class TrackTailIndexState(NamedTuple):
   """The state of :func:`track_tail_index`; per layer with an axis [layers].
 
@@ -51,8 +53,8 @@ class TrackTailIndexState(NamedTuple):
 
 
 def track_tail_index(
-  window_size: int = 256,
-  k: int = 16,
+  window_size: int | None = None,
+  k: int | None = None,
   *,
   estimator: streaming.StreamingEstimator | None = None,
   per_layer: PerLayer = False,
@@ -88,8 +90,10 @@ def track_tail_index(
   Under `optax.MultiSteps` it sees one norm per real step only if it is inside.
 
   Args:
-    window_size: W, how many norms the estimate rests on (static).
-    k: how many of them are the tail (static); more is less noisy, more biased.
+    window_size: W, how many norms the estimate rests on (static); None for
+      256.
+    k: how many of them are the tail (static), None for 16; more is less noisy,
+      more biased.
     estimator: any streaming estimator instead of the windowed Hill estimator
       of that `window_size` and `k`.
     per_layer: False for the global norm, True for a window and readings of
@@ -119,7 +123,10 @@ def track_tail_index(
     2.0 (1.0 to 3.6)
   """
   if estimator is None:
-    estimator = streaming.windowed_hill(window_size, k)
+    estimator = streaming.windowed_hill(
+      _checks.check_size("window_size", window_size, 256),
+      _checks.check_size("k", k, 16),
+    )
 
   def init():
     return TrackTailIndexState(

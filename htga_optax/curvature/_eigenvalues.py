@@ -7,7 +7,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from htga_optax import _checks
+from htga_optax import _checks, norms
 from htga_optax.curvature._products import AxisName, Matvec, average, hessian
 from htga_optax.curvature._vectors import (
   combination,
@@ -228,10 +228,15 @@ def power_iteration(
     v, a, b, q = _next_vector(matvec, carry[1])
     c = jax.jvp(lambda p: slope(p, q), (params,), (q,))[1]
     value, y = _ritz(a, b, c.astype(a.dtype))
-    mixture = jax.tree.map(
-      lambda v, q: (y[0] * v + y[1] * q).astype(v.dtype), v, q
-    )
-    return (value, mixture), None
+
+    def mixed(v, q):
+      wide = norms.wide_dtype(v)
+      along = y.astype(wide)
+      return (along[0] * v.astype(wide) + along[1] * q.astype(wide)).astype(
+        v.dtype
+      )
+
+    return (value, jax.tree.map(mixed, v, q)), None
 
   carry, _ = lax.scan(
     step, (jnp.zeros_like(norm(vector)), vector), length=num_matvecs

@@ -8,7 +8,7 @@ from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from htga_optax import _checks
+from htga_optax import _checks, norms
 from htga_optax.curvature._products import AxisName, Matvec, average
 from htga_optax.curvature._vectors import dot, sample_like
 
@@ -134,7 +134,7 @@ def expected_sharpness(
       sample_like(jax.random.normal, params, key=key),
     )
     change = average(loss_fn(moved), axis_name) - start
-    return jnp.abs(change.astype(jnp.promote_types(change, jnp.float32)))
+    return jnp.abs(change.astype(norms.wide_dtype(change)))
 
   return _mean(draw, key, num_samples)
 

@@ -10,6 +10,8 @@ from jax import lax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from htga_optax import norms
+
 
 def sample_like(
   sampler: Callable[..., jax.Array], like: Any, *, key: ArrayLike
@@ -70,7 +72,7 @@ def dot(u: Any, v: Any, lead: int = 0) -> jax.Array:
   def product(x, y):
     if jnp.iscomplexobj(x):
       return product(x.real, y.real) + product(x.imag, y.imag)
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = norms.wide_dtype(x)
     if lead == 0:
       return jnp.sum(x.astype(wide) * y.astype(wide))
     return jnp.tensordot(
@@ -98,7 +100,7 @@ def over(v: Any, length: jax.Array) -> Any:
   """v/length, and zero for a length of zero."""
   zero = length == 0
   factor = jnp.where(zero, 0.0, 1 / jnp.where(zero, 1.0, length))
-  return jax.tree.map(lambda x: (x * factor).astype(x.dtype), v)
+  return norms.scale(v, factor)
 
 
 def combination(basis: Any, coefficients: jax.Array, like: Any) -> Any:

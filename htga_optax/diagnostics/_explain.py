@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 from htga_optax import streaming
+from htga_optax._states import typed
 from htga_optax.diagnostics import verdicts
 
 
@@ -15,12 +16,15 @@ def explain(state: Any, layers: Sequence[str] | None = None) -> str:
 
   Args:
     state: an optimizer state with one :func:`htga_optax.track_tail_index` in
-      it, however deep. Its arrays are copied to the host.
+      it, however deep, also as dicts (see :func:`htga_optax.readings`). Its
+      arrays are copied to the host.
     layers: names for a tracker per layer, as
-      :func:`htga_optax.layer_names` gives them; None numbers the layers.
+      :func:`htga_optax.layer_names` gives them, or for the members of an
+      ensemble (`jax.vmap`); None numbers them.
 
   Returns:
-    The sentences; per layer, a line for each.
+    The sentences; a line for each layer, for each member, or, of an ensemble
+    per layer, for each "member/layer".
 
   Raises:
     ValueError: there is no such tracker in the state, or more than one, or the
@@ -37,6 +41,7 @@ def explain(state: Any, layers: Sequence[str] | None = None) -> str:
     Tail index 1.4 (95 %: 0.92 to 2.1): perhaps heavy, an infinite variance is
     within the interval. A power law is not rejected (drift -0.3, misfit -0.3).
   """
+  state = typed(state)
   try:
     tail_index = optax.tree.get(state, "tail_index")
   except KeyError as error:
@@ -57,16 +62,19 @@ def explain(state: Any, layers: Sequence[str] | None = None) -> str:
       _variance_inflation(state, tail_index),
     )
   ]
-  if not np.ndim(fields[0]):
+  shape = np.shape(tail_index)
+  if not shape:
     return _sentence(*fields)
-  names = range(len(fields[0])) if layers is None else layers
-  if len(names) != len(fields[0]):
+  names = range(shape[-1]) if layers is None else layers
+  if len(names) != shape[-1]:
     raise ValueError(
-      f"the tracker has {len(fields[0])} layers, got {len(names)} names."
+      f"the tracker has {shape[-1]} layers, got {len(names)} names."
     )
-  return "\n".join(
-    f"{name}: {_sentence(*layer)}" for name, *layer in zip(names, *fields)
-  )
+  lines = []
+  for place in np.ndindex(shape):
+    name = "/".join(map(str, [*place[:-1], names[place[-1]]]))
+    lines.append(f"{name}: {_sentence(*(x[place] for x in fields))}")
+  return "\n".join(lines)
 
 
 def _variance_inflation(state: Any, tail_index: Any) -> Any:

@@ -43,7 +43,7 @@ def filter_normalized(params: Any, *, key: ArrayLike) -> Any:
   Examples:
     >>> import jax, jax.numpy as jnp
     >>> from htga_optax.diagnostics import landscape
-    >>> params = {"w": jnp.ones([4, 3]) * jnp.arange(3), "b": jnp.ones(3)}
+    >>> params = {"w": jnp.tile(jnp.arange(3.0), [4, 1]), "b": jnp.ones(3)}
     >>> d = landscape.filter_normalized(params, key=jax.random.key(0))
     >>> print(jnp.linalg.norm(d["w"], axis=0).round(4), d["b"])
     [0. 2. 4.] [0. 0. 0.]
@@ -171,9 +171,9 @@ def spectral_density(
     TypeError, ValueError: a size is not a static integer of at least 1.
 
   Examples:
-    >>> import jax, jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp, numpy as np
     >>> from htga_optax.diagnostics import landscape
-    >>> eigenvalues = jnp.arange(400) >= 300  # 300 zeros and 100 ones
+    >>> eigenvalues = jnp.float32(np.arange(400) >= 300)  # 300 zeros, 100 ones
     >>> found = landscape.spectral_density(
     ...   lambda v: eigenvalues * v,
     ...   jnp.zeros(400),
@@ -182,7 +182,7 @@ def spectral_density(
     ...   key=jax.random.key(0),
     ... )
     >>> spacing = found.points[1] - found.points[0]
-    >>> share = jnp.sum(found.density * (found.points > 0.5)) * spacing
+    >>> share = jnp.sum(found.density[found.points > 0.5]) * spacing
     >>> print(f"{share:.2f}")
     0.25
 
@@ -212,7 +212,7 @@ def spectral_density(
   share = 1 / num_matvecs if width is None else width
   sigma = jnp.asarray(share, jnp.float32) * size
   at = jnp.linspace(low - 4 * sigma, high + 4 * sigma, points)
-  z = (at[:, None] - nodes.ravel()) / sigma
+  z = (at[:, None] - nodes.ravel()[None]) / sigma
   bumps = jnp.exp(-(z**2) / 2) / (sigma * jnp.sqrt(2 * jnp.pi))
   density = bumps @ jnp.where(used, weights, 0.0).ravel() / probes
   return Density(at, density, nodes, weights)

@@ -195,7 +195,7 @@ def automatic_k(
   min_k = max(max_k // 10, min(2, max_k)) if min_k is None else min_k
   if _checks.check_size("min_k", min_k) > max_k:
     raise ValueError(f"min_k must be at most max_k={max_k}, got {min_k}.")
-  k = np.arange(min_k, max_k + 1)
+  k = np.arange(min_k, max_k + 1, dtype=np.float32)
   m1, m2 = (m[min_k - 1 :] for m in _excess_moments(_largest(x, max_k + 1)))
   z2 = k * (m2 / (2 * m1**2) - 1) ** 2
   error = (1 + 4 * jnp.maximum(z2 - 1, 0.0)) / k

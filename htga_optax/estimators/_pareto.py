@@ -133,9 +133,9 @@ def usable_pareto_fit(
   k = y.size
   _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
   quartile = y[int(k / 4 + 0.5) - 1]
-  usable = (y[0] >= 0) & (quartile > 0) & (y[-1] / quartile < 1e30)
+  usable = (y[0] >= 0) & (quartile > 0) & (y[-1] < 1e30 * quartile)
   quartile = jnp.where(usable, quartile, 1.0)
-  y = jnp.where(usable, y, _regular(k)) / quartile
+  y = jnp.where(usable, y, _regular(k)[::-1]) / quartile
 
   m = 30 + math.isqrt(k)
   steps = np.sqrt(m / (np.arange(m) + 0.5)) - 1
@@ -145,7 +145,7 @@ def usable_pareto_fit(
     return jnp.where(theta == 0, 1e-12, theta)
 
   def xi_of(theta):
-    return jnp.mean(jnp.log1p(-theta[..., None] * y), axis=-1)
+    return jnp.mean(jnp.log1p(-jnp.multiply.outer(theta, y)), axis=-1)
 
   thetas = nonzero(thetas)
   xis = xi_of(thetas)

@@ -227,9 +227,10 @@ def proxy(
   share = _share(eigenvalues, weight_decay)
   offset = solution - share * solution
   square = offset**2 + variance  # inf only where t > 0
-  others = ~jnp.eye(t.size, dtype=bool) & (t > 0)
+  others = ~jnp.eye(t.size, dtype=bool) & (t > 0)[None]
   loss = least_loss + jnp.sum(
-    jnp.where(others, jnp.asarray(eigenvalues) * square, 0.0) / 2, axis=-1
+    jnp.where(others, (jnp.asarray(eigenvalues) * square)[None], 0.0) / 2,
+    axis=-1,
   )
   a = rate * t / 2
   scale = jnp.where(share == 0, 0.0, jnp.sqrt(rate * share * loss / (1 + a)))

@@ -237,7 +237,7 @@ def _streaming(key, problem, rates, batch_size, start, sizes):
   target_size = jnp.sqrt(least_loss)
 
   def step(x, noise):
-    rows = row_size * noise[:, :d]
+    rows = row_size[None] * noise[:, :d]
     errors = target_size * noise[:, d]
     # Products, not sums: XLA of jax 0.10 sums wrongly under two nested vmaps.
     residuals = rows @ (x - solution) - errors

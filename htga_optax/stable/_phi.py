@@ -42,4 +42,5 @@ def phi(t: ArrayLike, alpha: ArrayLike, beta: ArrayLike = 0.0) -> jax.Array:
   decay = jnp.exp(jnp.minimum(alpha * log_t, 7.0))  # exp(-exp(7)) is 0
   decay = jnp.where(t == 0, 0.0, decay)
   phase = -jnp.sign(t) * decay * tan * jnp.expm1(eps * log_t)
-  return jnp.exp(-decay) * lax.complex(jnp.cos(phase), jnp.sin(phase))
+  size = jnp.exp(-decay)
+  return lax.complex(size * jnp.cos(phase), size * jnp.sin(phase))

@@ -7,6 +7,7 @@ from jax import custom_batching, lax
 import jax.numpy as jnp
 
 from htga_optax import _checks, estimators, intervals, order_statistics
+from htga_optax._states import known_state
 from htga_optax.streaming._base import (
   LIGHTEST,
   StreamingEstimator,
@@ -14,6 +15,7 @@ from htga_optax.streaming._base import (
 )
 
 
+@known_state
 class HillState(NamedTuple):
   """What :func:`windowed_hill` knows.
 
