@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test test-slow dist test-wheel test-oldest lint format bench tables clean
+.PHONY: help demo test test-slow dist test-wheel test-clients test-oldest lint format bench tables clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -50,6 +50,15 @@ test-wheel: dist  ## what a user gets, with the newest dependencies
 
 test-oldest:  ## what a user gets, with the oldest dependencies
 	$(MAKE) test-wheel WHEEL=build/oldest PINS="$(OLDEST)"
+
+# In a venv of their own: what clients ask for is not for the other tests.
+CLIENTS := build/clients
+test-clients:  ## train in numpyro, blackjax, equinox, ... (tests/clients)
+	test -d $(CLIENTS) || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --upgrade pip
+	$(CLIENTS)/bin/python -m pip install --quiet --editable \
+	  '.[clients,examples]' 'pytest>=8.3.1' 'pytest-xdist>=3.6.1'
+	$(CLIENTS)/bin/python -m pytest -n auto -m 'slow or not slow' tests/clients
 
 # The lower bounds of pyproject.toml.
 OLDEST := jax==0.7.0 jaxlib==0.7.0 optax==0.2.6 flax==0.11.2 chex==0.1.90 \

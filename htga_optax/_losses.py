@@ -99,12 +99,12 @@ def loss_of(
     )
     try:
       value = value_fn(whole, **kwargs)
-    except Exception as error:
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
       if isinstance(whole, jax.Array) and whole.ndim == 1:
         raise TypeError(
-          f"value_fn failed on the parameters as one vector of {whole.size}"
-          " numbers, which is what optax.flatten makes of them: put them back"
-          f" into their tree in value_fn. ({error})"
+          f"value_fn failed on the parameters, one vector of {whole.size}"
+          " numbers. If optax.flatten made it of a tree, unflatten it in"
+          f" value_fn. ({error})"
         ) from error
       raise
     if jax.tree.structure(value) != jax.tree.structure(0) or jnp.shape(value):

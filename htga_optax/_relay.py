@@ -145,8 +145,7 @@ def relay(
   A member does not get a reading that it offers itself, so two trackers of one
   kind both measure.
 
-  A member whose `update` names an argument `readings` gets all of them there
-  as well, as a dict.
+  All readings together are one more argument, `readings`, a dict.
 
   Optax's line searches refuse arguments that they do not know, so `value_fn`
   reaches the members with a signature that takes the readings and ignores them.
@@ -248,16 +247,12 @@ def _accepted(
   extra_args: dict[str, Any],
   read: dict[str, Any],
 ) -> dict[str, Any]:
-  """The caller's arguments and those readings that a member can take.
-
-  A member that names an argument `readings` gets all of them there, too.
-  """
+  """The caller's arguments and those readings that a member can take."""
   takes = inspect.signature(member.update).parameters
+  read = read | {"readings": dict(read)}
   if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
     read = {name: value for name, value in read.items() if name in takes}
   given = extra_args | read
-  if "readings" in takes:
-    given["readings"] = read
   if read and given.get("value_fn") is not None:
     given["value_fn"] = _ignoring(given["value_fn"], read)
   return given

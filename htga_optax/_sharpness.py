@@ -115,9 +115,9 @@ def track_sharpness(
   here). Write them as products of patches there, or measure outside of the step
   and pass the number. In a step that nobody jits, each measurement is compiled.
 
-  A loss that JAX can only differentiate in reverse has no products with its
-  Hessian (`jax.custom_vjp`, and so diffrax's default adjoint; JAX's error names
-  it): take the source "expected_sharpness", or `diffrax.DirectAdjoint()`.
+  A loss that JAX can only differentiate in reverse (`jax.custom_vjp`, and so
+  diffrax's default adjoint) has no top eigenvalue: take the source
+  "expected_sharpness", or `diffrax.DirectAdjoint()`.
 
   What it does not do: work inside `optax.masked` or `optax.partition`, whose
   parameters are not those that `value_fn` takes. The sharpness of one batch is
@@ -226,14 +226,19 @@ def track_sharpness(
       loss_fn = _losses.loss_of(value_fn, params, extra_args)
       theta = jax.tree.map(jnp.asarray, _losses.floating(params))
       one = jax.random.wrap_key_data(state.rng_key, impl=impl)
-      value, vector = measures[source](
-        loss_fn,
-        theta,
-        jax.random.fold_in(one, state.measurement_count),
-        state.top_vector,
-        matvecs,
-        axis_name,
-      )
+      one = jax.random.fold_in(one, state.measurement_count)
+      try:
+        value, vector = measures[source](
+          loss_fn, theta, one, state.top_vector, matvecs, axis_name
+        )
+      except (NotImplementedError, TypeError) as error:
+        if "custom_" in str(error):  # JAX's sentences on what it cannot do
+          raise TypeError(
+            f"track_sharpness cannot measure the {source} of a loss that JAX"
+            ' only differentiates in reverse: take source="expected_sharpness"'
+            f" or, of diffrax, DirectAdjoint(). ({error})"
+          ) from error
+        raise
       # The loss may be nan where a product with the Hessian is finite.
       loss = loss_fn(theta)
       loss = loss if axis_name is None else lax.pmean(loss, axis_name)

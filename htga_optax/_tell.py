@@ -96,8 +96,8 @@ def tell(
     del params, extra_args
     if readings is None:
       raise ValueError(
-        "tell needs readings: put it behind a tracker in htga_optax.relay(...)"
-        " itself, not in an optax.chain, or pass readings= to update."
+        "tell needs readings: put it behind a tracker in htga_optax.relay(...),"
+        " or pass readings= to update."
       )
     return updates, told(state, readings)
 

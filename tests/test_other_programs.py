@@ -94,7 +94,7 @@ def test_tell_in_a_relay_in_a_relay_tells_all():
 
 def test_tell_without_a_relay_says_where_it_belongs():
   tx, w = htga_optax.tell(print), jnp.ones(4)
-  with pytest.raises(ValueError, match=r"relay\(\.\.\.\) itself"):
+  with pytest.raises(ValueError, match=r"behind a tracker in htga_optax.relay"):
     tx.update(w, tx.init(w), w, tail_index=1.0)
 
 
@@ -165,7 +165,9 @@ def test_a_loss_that_is_not_one_number_is_refused(value_fn):
 def test_behind_flatten_the_error_says_what_the_loss_gets():
   tx = optax.flatten(htga_optax.track_sharpness())
   params = {"w": jnp.ones(3)}
-  with pytest.raises(TypeError, match="one vector of 3 numbers, which is what"):
+  with pytest.raises(
+    TypeError, match=r"one vector of 3 numbers. If optax.flatten"
+  ):
     tx.update(params, tx.init(params), params, value_fn=lambda p: bowl(p["w"]))
 
 

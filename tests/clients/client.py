@@ -1,0 +1,73 @@
+"""What the tests of programs that use this package share."""
+
+import importlib
+import warnings
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import htga_optax
+
+STEPS = 50
+
+
+def module(name):
+  """Imports a client, or skips the file with the reason."""
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    try:
+      return importlib.import_module(name)
+    except Exception as error:
+      pytest.skip(
+        f"{name} beside jax {jax.__version__}: {error}; pip install"
+        " htga_optax[clients]",
+        allow_module_level=True,
+      )
+
+
+# Clients warn of themselves.
+quiet = pytest.mark.filterwarnings("ignore")
+
+
+class Told:
+  """A tracker that tells, and what it told."""
+
+  def __init__(self):
+    self.calls = []
+
+  def before(self, optimizer):
+    return htga_optax.relay(
+      htga_optax.track_tail_index(window_size=8, k=2),
+      htga_optax.tell(lambda *call: self.calls.append(call), every_k_steps=7),
+      optimizer,
+    )
+
+  def check(self):
+    """The steps are those of the run, and there is an index from the 8th on."""
+    jax.effects_barrier()
+    calls = sorted(self.calls, key=lambda call: call[0])
+    assert [step for step, _ in calls] == list(range(0, STEPS, 7))
+    indices = [readings["tail_index"] for _, readings in calls]
+    assert indices[0] == 0
+    assert all(index > 0 for index in indices[1:])
+
+
+def tail_index_of(state):
+  """The one tail index in a state, known by now."""
+  index = np.asarray(htga_optax.readings(state)["tail_index"])
+  assert np.all(index > 0)
+  return index
+
+
+def line():
+  """Points of the line y = x_1 - 2 x_2 + 1/2 with noise."""
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((64, 2)).astype(np.float32)
+  noise = 0.1 * rng.standard_normal(64)
+  return x, np.float32(x @ [1.0, -2.0] + 0.5 + noise)
+
+
+def adam():
+  return optax.adam(0.05)

@@ -1,0 +1,64 @@
+"""diffrax: its default adjoint only differentiates in reverse, so the top
+eigenvalue needs `DirectAdjoint`; the expected sharpness works with both."""
+
+import client
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import htga_optax
+
+diffrax = client.module("diffrax")
+pytestmark = [client.quiet, pytest.mark.slow]
+
+
+def loss(rate, adjoint):
+  """How far a decay is from 1/5 at time 1."""
+  solution = diffrax.diffeqsolve(
+    diffrax.ODETerm(lambda t, y, args: -rate * y),
+    diffrax.Tsit5(),
+    0.0,
+    1.0,
+    0.1,
+    jnp.ones(2),
+    adjoint=adjoint,
+  )
+  return jnp.sum((solution.ys - 0.2) ** 2)
+
+
+@pytest.mark.parametrize(
+  "source, adjoint",
+  [
+    ("top_eigenvalue", diffrax.DirectAdjoint()),
+    ("expected_sharpness", diffrax.RecursiveCheckpointAdjoint()),
+  ],
+)
+def test_training(source, adjoint):
+  value_fn = lambda w: loss(w, adjoint)
+  tx = htga_optax.relay(
+    htga_optax.track_tail_index(8, 2),
+    htga_optax.track_sharpness(source),
+    optax.sgd(0.5),
+  )
+
+  @jax.jit
+  def step(w, state):
+    grads = jax.grad(value_fn)(w)
+    updates, state = tx.update(grads, state, w, value_fn=value_fn)
+    return optax.apply_updates(w, updates), state
+
+  w = jnp.ones(2)
+  state = tx.init(w)
+  for _ in range(client.STEPS):
+    w, state = step(w, state)
+  assert jnp.all(jnp.abs(w - jnp.log(5.0)) < 0.1)
+  client.tail_index_of(state)
+  assert htga_optax.readings(state)["sharpness"] > 0
+
+
+def test_the_error_names_what_works():
+  tx, w = htga_optax.track_sharpness(), jnp.ones(2)
+  adjoint = diffrax.RecursiveCheckpointAdjoint()
+  with pytest.raises(TypeError, match=r"expected_sharpness.*DirectAdjoint"):
+    tx.update(w, tx.init(w), w, value_fn=lambda w: loss(w, adjoint))
