@@ -4,8 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
+# make test PLATFORM=cuda runs what can run there (with that JAX in VENV).
+PLATFORM ?= cpu
+export PLATFORM
 
-.PHONY: help demo test test-slow dist test-wheel test-clients test-oldest lint format bench tables clean
+.PHONY: help demo test test-slow dist test-wheel test-matrix test-clients test-oldest lint format bench tables clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -50,6 +53,15 @@ test-wheel: dist  ## what a user gets, with the newest dependencies
 
 test-oldest:  ## what a user gets, with the oldest dependencies
 	$(MAKE) test-wheel WHEEL=build/oldest PINS="$(OLDEST)"
+
+# Every Python and JAX that we promise, one after the other.
+MATRIX := 3.11 3.12 3.13
+test-matrix:  ## test-wheel on every Python, and test-oldest
+	for version in $(MATRIX); do \
+	  $(MAKE) test-wheel PYTHON=python$$version WHEEL=build/wheel-$$version \
+	    || exit 1; \
+	done
+	$(MAKE) test-oldest PYTHON=python3.11
 
 # In a venv of their own: what clients ask for is not for the other tests.
 CLIENTS := build/clients

@@ -30,6 +30,8 @@ from htga_optax import _checks, estimators, norms, order_statistics
 from htga_optax._by_norm import Controller, by_norm
 from htga_optax._layers import PerLayer
 from htga_optax._states import known_state
+from htga_optax.estimators._pareto import usable_pareto_fit
+from htga_optax.estimators._samples import check_tail_size
 
 # A norm enters the window as at most so many times the quantile. At 1 the
 # window would keep clipped norms, and the rate be half as high again; without
@@ -137,7 +139,7 @@ def clip_by_tail_quantile(
   """
   window_size = _checks.check_size("window_size", window_size, 1024)
   k = _checks.check_size("k", k, 128)
-  estimators.check_tail_size(k, window_size, "a window of")
+  check_tail_size(k, window_size, "a window of")
   _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
   largest = k / window_size
   _checks.check_number(
@@ -205,7 +207,7 @@ def _counted(event: jax.Array, count: jax.Array) -> jax.Array:
 
 def _fit(tail: jax.Array) -> jax.Array:
   """The fit to ascending values over the first; zeros where there is none."""
-  xi, sigma, usable = estimators.usable_pareto_fit(tail[1:] - tail[0])
+  xi, sigma, usable = usable_pareto_fit(tail[1:] - tail[0])
   pair = jnp.stack([xi, sigma])
   return jnp.where(usable & jnp.all(jnp.isfinite(pair)), pair, 0.0)
 

@@ -1,8 +1,118 @@
-"""Eight CPU devices for every test, set before JAX is imported."""
+"""How the tests run: on eight CPU devices, or on what PLATFORM names.
 
+What one test has compiled, the other workers read from a cache of the run. The
+ten tests that compiled longest are listed at the end; an unmarked test that
+compiles for more than `LIMIT` seconds fails.
+"""
+
+import gc
 import os
+import pathlib
+import shutil
+import tempfile
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
+PLATFORM = os.environ.get("PLATFORM", "cpu")
+os.environ["JAX_PLATFORMS"] = PLATFORM
+if PLATFORM != "cpu":  # the workers share its memory
+  os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+elif "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+  os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+  )
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_OWN_CACHE = None  # in the process that starts the workers
+if _CACHE not in os.environ:
+  os.environ[_CACHE] = _OWN_CACHE = tempfile.mkdtemp(prefix="htga_optax_tests")
+  os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+  os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+# Seconds of compiling; the slowest fast test takes a third.
+LIMIT = 10.0
+# Bytes of a worker from which compiled programs are dropped between modules.
+LARGE = 2e9
+
+_compiling = 0.0
+_module = None
+
+
+def _count(event, seconds, **_):
+  global _compiling
+  if event.startswith("/jax/core/compile/"):
+    _compiling += seconds
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def pytest_configure(config):
+  for line in (
+    "devices(n): needs so many devices",
+    "cpu: claims something of the CPU alone",
+  ):
+    config.addinivalue_line("markers", line)
+
+
+def pytest_collection_modifyitems(items):
+  there = jax.device_count()
+  for item in items:
+    needed = max([m.args[0] for m in item.iter_markers("devices")], default=1)
+    if needed > there:
+      reason = f"needs {needed} devices, {PLATFORM} has {there}"
+      item.add_marker(pytest.mark.skip(reason=reason))
+    elif PLATFORM != "cpu" and item.get_closest_marker("cpu"):
+      item.add_marker(pytest.mark.skip(reason="claims something of the CPU"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+  global _module
+  if item.path != _module:
+    _module = item.path
+    if _resident() > LARGE:
+      jax.clear_caches()
+      gc.collect()
+  before = _compiling
+  yield
+  seconds = _compiling - before
+  item.user_properties.append(("compiling", seconds))
+  if seconds > LIMIT and not item.get_closest_marker("slow"):
+    pytest.fail(
+      f"compiled for {seconds:.1f} s, more than {LIMIT:g}: make it smaller, or"
+      " mark it slow"
+    )
+
+
+def _resident():
+  """The memory of this process in bytes, 0 where it cannot be known."""
+  try:
+    pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
+  except OSError:
+    return 0
+  return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  ran = [
+    (dict(report.user_properties).get("compiling", 0.0), report.nodeid)
+    for reports in terminalreporter.stats.values()
+    for report in reports
+    if getattr(report, "when", None) == "call"
+  ]
+  terminalreporter.section("compiling")
+  terminalreporter.write_line(
+    f"{sum(seconds for seconds, _ in ran):.0f} s in all, of {len(ran)} tests;"
+    " most of it in"
+  )
+  for seconds, name in sorted(ran, reverse=True)[:10]:
+    terminalreporter.write_line(f"{seconds:6.1f} s  {name}")
+  if "not slow" in config.option.markexpr:
+    terminalreporter.write_line("Not run: the slow tests, by `make test-slow`.")
+
+
+def pytest_unconfigure():
+  if _OWN_CACHE is not None:
+    shutil.rmtree(_OWN_CACHE, ignore_errors=True)

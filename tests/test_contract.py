@@ -63,16 +63,18 @@ variants_are_slow = pytest.mark.parametrize(
 )
 
 
-# A law that compiles much is fast on one case of each kind of state.
+# A law that is rather one of optax, orbax or devices is fast on four: a relay,
+# a law of one norm, a companion of the gradient, and a loss.
+_FEW = (
+  "htga",
+  "clip_by_tail_quantile",
+  "inflate_gradient_noise",
+  "track_sharpness_of_a_loss",
+)
 few_are_fast = pytest.mark.parametrize(
   "case",
   [
-    pytest.param(
-      case,
-      marks=()
-      if case.name in ("track_tail_index", "amplify", "clip_by_tail_quantile")
-      else pytest.mark.slow,
-    )
+    pytest.param(case, marks=() if case.name in _FEW else pytest.mark.slow)
     for case in cases.CASES
   ],
   ids=lambda case: case.name,
@@ -211,7 +213,7 @@ def test_jit_is_eager_and_scan_is_loop(case):
   close(state, scanned)
 
 
-@variants_are_slow
+@few_are_fast
 def test_state_may_be_donated(case):
   tx, step, _ = bare(case)
   params, grads = cases.params(), cases.gradients(3)
@@ -245,7 +247,7 @@ def test_vmap_over_seeds(case):
 # -- updates ----------------------------------------------------------------
 
 
-@variants_are_slow
+@few_are_fast
 @pytest.mark.parametrize(
   "dtype",
   [pytest.param("float32", marks=pytest.mark.slow), "bfloat16", "float16"],
@@ -271,7 +273,7 @@ def test_numbers_and_numpy_arrays_are_leaves(case):
   )
 
 
-@variants_are_slow
+@few_are_fast
 def test_float16_norm_does_not_overflow(case):
   params = {"w": jnp.zeros([6400], jnp.float16)}
   grads = {"w": jnp.full([10, 6400], 1e3, jnp.float16)}  # norm 8e4 > 65504
@@ -282,7 +284,7 @@ def test_float16_norm_does_not_overflow(case):
     np.testing.assert_allclose(norm, 8e4, rtol=1e-3)
 
 
-@variants_are_slow
+@few_are_fast
 def test_complex_leaves(case):
   params = {"z": jnp.zeros([3], jnp.complex64)}
   grads = cases.gradients(10, params)
@@ -315,7 +317,7 @@ def test_trees_without_leaves(case, tree):
   assert_all_finite(state)
 
 
-@variants_are_slow
+@few_are_fast
 def test_leaves_without_entries(case):
   params = {"w": jnp.zeros([0]), "v": jnp.zeros([3])}
   state, updates = bare(case).run(cases.gradients(10, params), params)
@@ -344,7 +346,7 @@ def test_params_are_not_needed(case):
   close(updates, step(grads, tx.init(params), params)[0])
 
 
-@variants_are_slow
+@few_are_fast
 def test_gradient_through_the_update_is_finite(case):
   """Also at a zero gradient, and before and after the window is full."""
   params, grads = cases.params(), cases.gradients(10)
@@ -429,7 +431,7 @@ def test_one_bad_entry_drops_the_step(case):
 # -- inside what optax has --------------------------------------------------
 
 
-@variants_are_slow
+@few_are_fast
 def test_inside_chain(case):
   tx = optax.chain(optax.scale(2.0), case.make(), optax.scale(0.5))
   params, grads = cases.params(), cases.gradients(10)
@@ -454,7 +456,7 @@ def test_inside_masked(case):
   close(updates["scale"], grads["scale"])
 
 
-@variants_are_slow
+@few_are_fast
 def test_inside_partition(case):
   params, grads = cases.params(), cases.gradients(10)
   labels = {"dense": "a", "frozen": "a", "empty": "a", "scale": "b"}
@@ -470,7 +472,7 @@ def test_inside_partition(case):
   assert not np.any(updates["scale"])
 
 
-@variants_are_slow
+@few_are_fast
 def test_inside_multi_steps(case):
   """One norm per real step enters the window."""
   params, grads = cases.params(), cases.gradients(20)
@@ -484,7 +486,7 @@ def test_inside_multi_steps(case):
   assert not any(np.any(x[0::2]) for x in jax.tree.leaves(updates))
 
 
-@variants_are_slow
+@few_are_fast
 def test_inside_apply_if_finite(case):
   tx, params = optax.apply_if_finite(case.make(), 3), cases.params()
   grads = cases.gradients(10)
@@ -499,7 +501,7 @@ def test_inside_apply_if_finite(case):
   chex.assert_trees_all_equal(after.inner_state, state.inner_state)
 
 
-@variants_are_slow
+@few_are_fast
 def test_inside_conditionally_transform(case):
   params, grads = cases.params(), cases.gradients(14)
   tx = optax.conditionally_transform(
@@ -512,7 +514,7 @@ def test_inside_conditionally_transform(case):
   close(jax.tree.map(lambda x: x[4:], updates), expected)
 
 
-@variants_are_slow
+@few_are_fast
 def test_inside_inject_hyperparams(case):
   """Every numeric argument may be changed between steps without a trace."""
   params, grads = cases.params(), cases.gradients(10)
@@ -672,7 +674,7 @@ def test_healthy_steps_are_quiet_under_debug_nans(case):
       step(grads, state, params)
 
 
-@variants_are_slow
+@few_are_fast
 def test_healthy_steps_are_quiet_under_float_checks(case):
   tx, params = case.make(), cases.params()
   filled, _ = bare(case).run(cases.gradients(10), params)
@@ -782,6 +784,7 @@ def single_device_result(case):
 
 
 @pytest.mark.slow  # test_train.py has a run under pmap
+@pytest.mark.devices(8)
 def test_pmap_is_one_device(case):
   params, batches = data_parallel_problem()
   tx = case.make()
@@ -797,7 +800,8 @@ def test_pmap_is_one_device(case):
     close(at(result, device), single_device_result(case))
 
 
-@variants_are_slow
+@few_are_fast
+@pytest.mark.devices(8)
 def test_shard_map_is_one_device(case):
   params, batches = data_parallel_problem()
   tx = case.make()
@@ -831,6 +835,7 @@ def placed_like_params(tx, state, shardings, mesh):
 
 
 @variants_are_slow
+@pytest.mark.devices(8)
 def test_split_parameters_need_a_name_or_nothing(case):
   """Inside shard_map, with no axis named: it works, or one sentence says which
   argument is missing."""
@@ -858,12 +863,13 @@ def test_split_parameters_need_a_name_or_nothing(case):
     assert "name the axis in" in str(error)
 
 
-@variants_are_slow
+@few_are_fast
 @pytest.mark.parametrize(
   "axis_type",
   [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)],
   ids=str,
 )
+@pytest.mark.devices(8)
 def test_named_sharding_is_one_device(case, axis_type):
   """Parameters, gradients and parameter-shaped state are sharded over eight
   devices; shardings stay as they are, so there is one trace."""
@@ -896,6 +902,8 @@ def partition_mesh():
   return jax.make_mesh((2, 4), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
 
 
+@few_are_fast
+@pytest.mark.devices(8)
 def test_tree_map_params_shards_the_state(case):
   tx, params = case.make(), {"w": jnp.ones([8, 8]), "b": jnp.ones(8)}
   mesh = partition_mesh()
@@ -910,7 +918,8 @@ def test_tree_map_params_shards_the_state(case):
   chex.assert_trees_all_equal(jax.device_get(placed), jax.device_get(state))
 
 
-@variants_are_slow
+@few_are_fast
+@pytest.mark.devices(8)
 def test_nnx_partitioning(case):
   init = nnx.with_partitioning(nnx.initializers.ones_init(), ("x", "y"))
 
@@ -927,7 +936,8 @@ def test_nnx_partitioning(case):
     assert_all_finite(create().opt_state)
 
 
-@variants_are_slow
+@few_are_fast
+@pytest.mark.devices(8)
 def test_linen_partitioning(case):
   tx = case.make()
   init = nn.with_partitioning(nn.initializers.ones_init(), ("x", "y"))
@@ -966,6 +976,7 @@ def test_flax_serialization_resumes(case):
   assert_resumes(case, restore)
 
 
+@few_are_fast
 def test_orbax_resumes(case, tmp_path):
   def restore(state):
     template = jax.eval_shape(case.make().init, cases.params())

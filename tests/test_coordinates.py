@@ -53,6 +53,7 @@ def test_half_precision_is_ranked_in_its_own(dtype):
   np.testing.assert_allclose(coordinates.hill(x), expected, rtol=1e-4)
 
 
+@pytest.mark.devices(8)
 def test_a_sharded_gradient_is_not_gathered():
   mesh = jax.make_mesh((8,), ("d",))
   x = stats.t.rvs(2, size=8 * 1000, random_state=3).astype(np.float32)

@@ -15,6 +15,13 @@ from htga_optax import curvature
 KEY = jax.random.key(0)
 
 
+@pytest.fixture(autouse=True)
+def full_precision():
+  """Products of matrices of a GPU have ten bits by default."""
+  with jax.default_matmul_precision("highest"):
+    yield
+
+
 def problem(dtype=jnp.float32):
   """A small network over a tree with a None leaf: loss, params, a batch."""
   rng = np.random.default_rng(0)
@@ -376,6 +383,7 @@ def close(actual, expected):
 
 
 @pytest.mark.slow  # by the same average as under shard_map
+@pytest.mark.devices(8)
 def test_pmap_averages_the_loss():
   _, params, x, y = problem()
   split = lambda a: a.reshape(8, 2, -1)
@@ -389,6 +397,7 @@ def test_pmap_averages_the_loss():
     )
 
 
+@pytest.mark.devices(8)
 def test_shard_map_averages_the_loss():
   _, params, x, y = problem()
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -403,6 +412,7 @@ def test_shard_map_averages_the_loss():
   close(actual, sharpnesses(params, x, y))
 
 
+@pytest.mark.devices(8)
 def test_sharded_arrays_need_nothing():
   _, params, x, y = problem()
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))

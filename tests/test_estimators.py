@@ -500,6 +500,7 @@ def test_they_have_the_gradient_of_the_formula(name):
   np.testing.assert_allclose(np.sum(slope * step), rise, rtol=5e-3)
 
 
+@pytest.mark.cpu
 def test_no_tail_estimator_sorts_the_sample():
   """XLA may turn top_k and a slice into a sort of all of it, many times slower;
   the quartiles take one sort, not two."""

@@ -240,6 +240,7 @@ def test_nothing_of_the_size_of_x_is_moved():
     assert "sort" not in name
 
 
+@pytest.mark.cpu
 def test_it_needs_no_memory_of_the_size_of_x():
   """Of eight devices, x is on one."""
   x = jnp.zeros([100, 1003])
@@ -280,6 +281,7 @@ def set_mesh(mesh):
 @pytest.mark.parametrize(
   "spec", [P("a"), P(None, "b"), P("a", "b"), P(None, ("a", "b"))], ids=str
 )
+@pytest.mark.devices(8)
 def test_named_sharding_sends_nothing_but_counts(axis_type, spec):
   mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type,) * 2)
   host = sample((16, 1000), np.float32), sample((8, 8), np.float32, 1)
@@ -296,6 +298,7 @@ def test_named_sharding_sends_nothing_but_counts(axis_type, spec):
 @pytest.mark.parametrize(
   "axis_type", [AxisType.Auto, AxisType.Explicit], ids=str
 )
+@pytest.mark.devices(8)
 def test_a_sharded_intermediate_is_not_gathered(axis_type):
   """The sharding is XLA's choice here; no argument of the function shows it."""
   mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type,) * 2)
@@ -317,6 +320,7 @@ def test_a_sharded_intermediate_is_not_gathered(axis_type):
   sends_nothing_but_counts(compiled)
 
 
+@pytest.mark.devices(8)
 def test_in_shardings_are_enough():
   mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
   x = sample((16, 1000), np.float32)
@@ -327,6 +331,7 @@ def test_in_shardings_are_enough():
   sends_nothing_but_counts(f.lower(x).compile())
 
 
+@pytest.mark.devices(8)
 def test_an_axis_that_shard_map_leaves_to_the_compiler():
   mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
   x = sample((16, 1000), np.float32)
@@ -344,6 +349,7 @@ def test_an_axis_that_shard_map_leaves_to_the_compiler():
   sends_nothing_but_counts(f.lower(x_in).compile())
 
 
+@pytest.mark.devices(8)
 def test_replicated_arrays_send_nothing():
   mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
   x = jax.device_put(sample((16, 100), np.float32), NamedSharding(mesh, P()))
@@ -353,6 +359,7 @@ def test_replicated_arrays_send_nothing():
 
 
 @pytest.mark.parametrize("kind", ["auto", "explicit"])
+@pytest.mark.devices(8)
 def test_shard_map(kind):
   axis_type = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}[kind]
   mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type,) * 2)
@@ -375,6 +382,7 @@ def test_shard_map(kind):
   assert " sort(" not in hlo
 
 
+@pytest.mark.devices(8)
 def test_shard_map_without_shard_axis_name_ranks_each_part():
   mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
   x = sample((8, 50), np.float32)
@@ -387,6 +395,7 @@ def test_shard_map_without_shard_axis_name_ranks_each_part():
   same_bits(jax.jit(f)(x), np.sort(x, axis=1)[:, -5])
 
 
+@pytest.mark.devices(8)
 def test_pmap():
   x = sample((8, 3, 50), np.float32)
   f = jax.pmap(

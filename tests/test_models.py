@@ -181,6 +181,7 @@ def sharded(kind, *arrays):
 
 
 @pytest.mark.parametrize("name", models.TOKEN_MODELS)
+@pytest.mark.devices(8)
 def test_tokens_on_a_mesh_of_explicit_axes(name):
   """Where the embedding and the start of a scan must say how they are split."""
   built, (x, y) = build(name), batch(name)
@@ -202,6 +203,7 @@ def test_tokens_on_a_mesh_of_explicit_axes(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.devices(8)
 def test_gradients_on_eight_devices_are_those_on_one(name):
   built, (x, y) = build(name), batch(name, n=16)
   expected = built.grad(built.params, x, y)[1]

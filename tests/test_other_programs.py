@@ -236,6 +236,7 @@ def test_doctests_hold_in_strict_modes():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.devices(8)
 def test_noise_on_an_explicit_mesh_that_nobody_jits(dtype):
   mesh = jax.make_mesh(
     (8,), ("x",), axis_types=(jax.sharding.AxisType.Explicit,)

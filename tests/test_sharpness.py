@@ -197,6 +197,7 @@ def data_parallel(tx, axis_name):
 @pytest.mark.parametrize(
   "source", ["top_eigenvalue", "trace", "expected_sharpness"]
 )
+@pytest.mark.devices(8)
 def test_devices_average_the_loss(source):
   """Under pmap and shard_map, the sharpness is that of the whole batch."""
   x = jnp.asarray(

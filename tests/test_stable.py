@@ -428,6 +428,7 @@ def test_vmap_over_keys():
   "spec", [P("a"), P(None, "b"), P("a", "b"), P(None, ("a", "b"))], ids=str
 )
 @pytest.mark.parametrize("beta", [0.0, 0.5])
+@pytest.mark.devices(8)
 def test_sharding_does_not_change_the_noise(spec, beta):
   mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
   f = lambda key, alpha: stable.sample(key, alpha, beta, (64, 48))
@@ -440,6 +441,7 @@ def test_sharding_does_not_change_the_noise(spec, beta):
   assert "f32[64,48]" not in compiled.as_text()
 
 
+@pytest.mark.devices(8)
 def test_sharding_of_an_explicit_mesh():
   mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Explicit,))
   set_mesh = getattr(jax, "set_mesh", getattr(jax.sharding, "use_mesh", None))
@@ -451,6 +453,7 @@ def test_sharding_of_an_explicit_mesh():
     np.testing.assert_allclose(jax.jit(f)(KEY), whole, rtol=2e-6)
 
 
+@pytest.mark.cpu
 def test_is_one_loop_over_the_output():
   """Nothing of the size of the sample is stored but the sample."""
   f = jax.jit(lambda key, a: stable.sample(key, a, shape=(1000, 1003)))

@@ -83,6 +83,7 @@ def assert_close(one, other):
     for way in ("jit", "fsdp", "shard_map", "pmap")
   ],
 )
+@pytest.mark.devices(8)
 def test_every_way_is_one_device(optimizer, way):
   start, one = one_device(optimizer)
   assert one[0]["loss"][-1] < one[0]["loss"][0]
@@ -122,6 +123,7 @@ def test_a_run_goes_on_elsewhere(tmp_path):
   assert_close(whole["loss"], np.concatenate(losses))
 
 
+@pytest.mark.devices(8)
 def test_large_parameters_are_split():
   run = trainer("fsdp", "htga", 8)
   state = run.start()
@@ -135,6 +137,7 @@ def test_large_parameters_are_split():
   assert where(trace) == where(state["params"])
 
 
+@pytest.mark.devices(8)
 def test_the_batch_divides_over_the_devices():
   with pytest.raises(ValueError, match="got 16 rows for 3"):
     trainer("jit", "htga", 3)
@@ -191,7 +194,7 @@ def losses(path):
 @pytest.mark.parametrize(
   "way, processes, optimizer",
   [
-    ("jit", 2, "htga"),
+    pytest.param("jit", 2, "htga", marks=slow),
     *(
       pytest.param(way, processes, "ahtsgd", marks=slow)
       for way in ("jit", "fsdp", "shard_map", "pmap")
@@ -199,6 +202,7 @@ def losses(path):
     ),
   ],
 )
+@pytest.mark.devices(8)
 def test_many_processes_are_one(way, processes, optimizer, tmp_path):
   args = ["--optimizer", optimizer, "--steps", 20, "--log-every", 1]
   trained(*args, "--csv", tmp_path / "one.csv")
@@ -227,6 +231,7 @@ train.main()
 """
 
 
+@slow
 def test_a_process_that_dies_stops_the_others(tmp_path):
   """At once, with one line that says which one; and none is left over."""
   script = tmp_path / "train.py"
@@ -304,7 +309,7 @@ def killed_until_done(args, folder, kills):
 @pytest.mark.parametrize(
   "optimizer, kills, steps",
   [
-    ("htga", 1, 1000),
+    pytest.param("htga", 1, 1000, marks=slow),
     pytest.param("ahtsgd", 20, 10_000, marks=slow),
   ],
 )

@@ -659,6 +659,7 @@ def test_by_layer_names_what_is_measured():
     htga_optax.by_layer(jnp.ones(3), grads)
 
 
+@pytest.mark.devices(8)
 def test_norms_of_shards_are_joined():
   """Updates that are split by hand, with the axis named and without."""
   mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))

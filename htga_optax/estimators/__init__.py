@@ -39,7 +39,6 @@ from htga_optax.estimators._hill import automatic_k as automatic_k
 from htga_optax.estimators._hill import hill as hill
 from htga_optax.estimators._hill import hill_all as hill_all
 from htga_optax.estimators._hill import hill_interval as hill_interval
-from htga_optax.estimators._hill import hill_of_tail as hill_of_tail
 from htga_optax.estimators._hill import (
   hill_standard_error as hill_standard_error,
 )
@@ -56,9 +55,6 @@ from htga_optax.estimators._pareto import (
 from htga_optax.estimators._pareto import (
   generalized_pareto_standard_error as generalized_pareto_standard_error,
 )
-from htga_optax.estimators._pareto import usable_pareto_fit as usable_pareto_fit
-from htga_optax.estimators._samples import check_tail_size as check_tail_size
-from htga_optax.estimators._samples import log_excesses as log_excesses
 from htga_optax.estimators._stable_law import POINTS as POINTS
 from htga_optax.estimators._stable_law import (
   block_log_moment as block_log_moment,

@@ -6,8 +6,9 @@ import jax
 from jax import custom_batching, lax
 import jax.numpy as jnp
 
-from htga_optax import _checks, estimators, intervals, order_statistics
+from htga_optax import _checks, intervals, order_statistics
 from htga_optax._states import known_state
+from htga_optax.estimators._samples import check_tail_size, log_excesses
 from htga_optax.streaming._base import (
   LIGHTEST,
   StreamingEstimator,
@@ -95,7 +96,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
     1.4 (0.9 to 2.1)
   """
   _checks.check_size("window_size", window_size)
-  estimators.check_tail_size(k, window_size, "a window of")
+  check_tail_size(k, window_size, "a window of")
   refresh_every = max(window_size // 8, 1)
   fade = 1 - 1 / (8 * k)
 
@@ -166,7 +167,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
 def _hill(tail: jax.Array) -> jax.Array:
   """Hill's estimate of the ascending k + 1 largest; 0 where there is none."""
   threshold, largest = tail[0], tail[-1]
-  excesses, usable = estimators.log_excesses(tail, threshold)
+  excesses, usable = log_excesses(tail, threshold)
   is_flat = (threshold > 0) & (largest == threshold)
   estimate = jnp.where(usable, (tail.size - 1) / jnp.sum(excesses), 0.0)
   return jnp.where(is_flat, LIGHTEST, jnp.minimum(estimate, LIGHTEST))
