@@ -42,14 +42,11 @@ class Controller(NamedTuple):
       finite, float32 []. The updates are multiplied by the factor, float32 [],
       and are zero where it is not finite; None leaves them as they are.
     drop: (r, state) -> the state after a step that was dropped, to count it.
-    needs_norm: whether the law depends on the norm at all. If not, r is 1, and
-      the updates are only read to learn whether they are finite.
   """
 
   init: Callable[[], Any]
   update: Callable[..., tuple[Any, Any]]
   drop: Callable[[jax.Array, Any], Any] = lambda r, state: state
-  needs_norm: bool = True
 
 
 def by_norm(
@@ -128,12 +125,6 @@ def by_norm(
     )
 
   def measure(updates):
-    if not controller.needs_norm:
-      finite = norms.all_finite(updates, shard_axis_name)
-      r = jnp.where(finite, 1.0, jnp.inf)
-      if not per_layer:
-        return r
-      return jnp.broadcast_to(r, [len(layer_names(updates, per_layer))])
     if not per_layer:
       return norms.norm(updates, shard_axis_name)
     return norms.layer_norms(updates, per_layer, shard_axis_name)
@@ -165,9 +156,5 @@ def by_norm(
 
 def drop_nonfinite() -> optax.GradientTransformationExtraArgs:
   """Makes a step that is not finite zero; changes nothing else."""
-  law = Controller(
-    optax.EmptyState,
-    lambda r, state: (jnp.ones([]), state),
-    needs_norm=False,
-  )
+  law = Controller(optax.EmptyState, lambda r, state: (jnp.ones([]), state))
   return by_norm(law, name="drop_nonfinite")

@@ -234,7 +234,7 @@ def add_stable_noise(
       sizes = norms.over_shards(sizes, shard_axis_name, mean=True)
       finite = jnp.all(jnp.isfinite(sizes))
     else:
-      finite = norms.all_finite(updates, shard_axis_name)
+      finite = jnp.isfinite(norms.norm(updates, shard_axis_name))
 
     _checks.check_same_axes(
       "add_stable_noise", "an update", "shard_axis_name", finite, state

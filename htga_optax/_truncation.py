@@ -159,7 +159,7 @@ def inflate_gradient_noise(
       )
     z = state.noise_factor
     noise = jax.tree.map(lambda x: jnp.where(z > 0, x, 0), noise_updates)
-    finite = norms.all_finite(updates) & norms.all_finite(noise)
+    finite = jnp.isfinite(norms.norm(updates) + norms.norm(noise))
     return jax.tree.map(
       lambda x, y: norms.add(x, _times(z, y), finite), updates, noise
     ), state_at(optax.safe_increment(state.step_count), state.rng_key)

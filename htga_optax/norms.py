@@ -97,23 +97,6 @@ def layer_norms(
   return over_shards(_layer_norms(leaves, stacked), shard_axis_name)
 
 
-def all_finite(tree: Any, shard_axis_name: AxisName = None) -> jax.Array:
-  """Whether all entries are finite, bool [], from one read of them.
-
-  Args:
-    tree: as in :func:`norm`.
-    shard_axis_name: as in :func:`norm`.
-
-  Raises:
-    TypeError: a leaf is not floating point.
-  """
-  finite = [jnp.all(jnp.isfinite(x)) for x in _floating(tree)]
-  all_of_them = functools.reduce(operator.and_, finite, jnp.asarray(True))
-  if shard_axis_name is None:
-    return all_of_them
-  return lax.pmin(all_of_them.astype(jnp.int32), shard_axis_name) > 0
-
-
 def over_shards(
   shard_norms: jax.Array, shard_axis_name: AxisName, mean: bool = False
 ) -> jax.Array:

@@ -95,7 +95,6 @@ def scale_by_tail_index(
       init=lambda: ScaleByTailIndexState(jnp.ones([], jnp.float32)),
       update=lambda r, state, factor: (factor, ScaleByTailIndexState(factor)),
       drop=lambda r, state: ScaleByTailIndexState(jnp.zeros_like(r)),
-      needs_norm=False,
     ),
     {"factor": (Reading("tail_index", factor_of), 1.0)},
     per_layer=per_layer,
