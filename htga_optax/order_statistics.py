@@ -155,6 +155,41 @@ def shift_in(values: jax.Array, x: jax.Array) -> jax.Array:
   return jnp.where(place == values.size - 1, x, shifted)
 
 
+def spread_ties(ascending: jax.Array) -> jax.Array:
+  r"""Spreads equal values over what their resolution leaves open.
+
+  Values that were rounded are equal in blocks. A block of c values v becomes
+
+  .. math:: v + h \Bigl(\frac{j - 1/2}c - \frac12\Bigr), \quad j = 1, ..., c
+
+  with h the distance to the nearer of the two values beside it: a sample whose
+  quantiles are those of the block. A value that stands alone stays as it is,
+  and so do values that are all equal.
+
+  Args:
+    ascending: values in ascending order, finite, [n].
+
+  Returns:
+    The values, ascending, [n].
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from htga_optax import order_statistics
+    >>> print(order_statistics.spread_ties(jnp.float32([1, 2, 2, 2, 2, 4])))
+    [1.    1.625 1.875 2.125 2.375 4.   ]
+  """
+  a = ascending
+  first = jnp.searchsorted(a, a, side="left")
+  behind = jnp.searchsorted(a, a, side="right")
+  below = jnp.where(first > 0, a - a[jnp.maximum(first - 1, 0)], jnp.inf)
+  last = a.size - 1
+  above = jnp.where(behind <= last, a[jnp.minimum(behind, last)] - a, jnp.inf)
+  h = jnp.minimum(below, above)
+  place = jnp.arange(a.size) - first
+  share = (place + 0.5) / (behind - first) - 0.5
+  return a + jnp.where(jnp.isfinite(h), h, 0.0) * share
+
+
 # Bits of the answer that a pass over the entries settles, by 2^bits - 1 counts.
 _BITS_A_PASS = 2
 

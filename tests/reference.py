@@ -64,6 +64,19 @@ def generalized_pareto_fit(excesses):
   return xi_of(theta), -xi_of(theta) / theta
 
 
+def spread(x):
+  """Ascending values; blocks of equal ones over the distance to the nearer
+  neighbour."""
+  x = sorted(map(float, x))
+  spread = []
+  for v in sorted(set(x)):
+    c = x.count(v)
+    others = [abs(v - w) for w in x if w != v]
+    h = min(others) if others else 0.0
+    spread += [v + h * ((j + 0.5) / c - 0.5) for j in range(c)]
+  return spread
+
+
 def generalized_pareto(x, k):
   """The tail index of the fit to the excesses over the threshold."""
   x = sorted(map(float, x), reverse=True)
@@ -357,17 +370,24 @@ def momentum_sgd(updates, learning_rate, momentum):
 class TailClipper:
   """clip_by_tail_quantile on norms: the clipped norm, quantile and count."""
 
-  def __init__(self, p, window_size, k, skip=False):
+  def __init__(
+    self, p, window_size, k, skip=False, max_norm=math.inf, history=()
+  ):
     self.p, self.window_size, self.k, self.skip = p, window_size, k, skip
-    self.norms, self.count = [], 0
+    self.max_norm, self.norms, self.count = max_norm, list(history), 0
 
   def quantile(self):
-    if len(self.norms) < self.window_size:
+    n = len(self.norms)
+    k = n * self.k // self.window_size
+    if n < min(64, self.window_size) or k < 5:
       return 0.0
-    x = sorted(self.norms, reverse=True)
-    u = x[self.k]
-    xi, sigma = generalized_pareto_fit([v - u for v in x[: self.k]])
-    q = self.p * self.window_size / self.k
+    largest = sorted(self.norms)[-(self.k + 1) :]
+    if largest[0] == largest[-1]:
+      return largest[0] if min(self.norms) < largest[0] else 0.0
+    *_, u = spread(largest)[: len(largest) - k]
+    excesses = [v - u for v in spread(largest)[-k:]]
+    xi, sigma = generalized_pareto_fit(excesses)
+    q = self.p * n / k
     return u + sigma / xi * (q**-xi - 1)
 
   def update(self, r):
@@ -376,9 +396,10 @@ class TailClipper:
       self.count += 1
       return 0.0, q, self.count
     clipped, kept = r, r
-    if q > 0 and r > q:
+    most = min(q if q > 0 else math.inf, self.max_norm)
+    if r > most:
       self.count += 1
-      clipped = 0.0 if self.skip else q
+      clipped = 0.0 if self.skip else most
     if q > 0:
       kept = min(r, 1.5 * q)
     self.norms = [*self.norms, kept][-self.window_size :]

@@ -438,7 +438,7 @@ def degenerate_samples():
     "all inf": (np.inf + 0 * x, ()),
     "-inf": (np.where(few, -np.inf, x), TAIL),
     "a zero": (np.where(few, 0, x), (*TAIL, "characteristic_function")),
-    "one value": (few, ()),
+    "one value": (few, ("generalized_pareto",)),
     "two signs": (sign, ("characteristic_function",)),
     "wide": (np.where(few, 1e38, 1e-30 * x), TAIL[1:2] + STABLE[:2]),
     "large": (1e37 * x / x.max(), (*TAIL, *STABLE)),
@@ -472,7 +472,7 @@ def test_equal_values_above_the_threshold():
 
 
 @pytest.mark.parametrize(
-  "y", [[-1.0, 1, 2, 3, 4, 5], [0.0, 0, 0, 3, 4, 5], [1, 2, 3, 4, 5, np.inf]]
+  "y", [[-1.0, 1, 2, 3, 4, 5], [0.0] * 6, [1, 2, 3, 4, 5, np.inf]]
 )
 def test_fits_of_what_is_no_excess_are_nan(y):
   def both(y):

@@ -17,7 +17,8 @@ PACKAGE = pathlib.Path(htga_optax.__file__).parent
 # A module, or a package of the same name, by floor.
 FLOORS = [
   {"_checks", "_layers", "_states"},
-  {"estimators", "norms", "order_statistics", "stable"},
+  {"norms", "order_statistics", "stable"},
+  {"estimators"},
   {"coordinates", "curvature", "gradient_noise", "hsgd", "intervals"},
   {"streaming"},
   {"_relay"},

@@ -55,6 +55,7 @@ from htga_optax.estimators._pareto import (
 from htga_optax.estimators._pareto import (
   generalized_pareto_standard_error as generalized_pareto_standard_error,
 )
+from htga_optax.estimators._pareto import tail_quantile as tail_quantile
 from htga_optax.estimators._stable_law import POINTS as POINTS
 from htga_optax.estimators._stable_law import (
   block_log_moment as block_log_moment,

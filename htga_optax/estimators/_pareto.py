@@ -1,13 +1,14 @@
 """The generalized Pareto law of the excesses over a threshold."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 import numpy as np
 
-from htga_optax import _checks
+from htga_optax import _checks, order_statistics
 from htga_optax.estimators._samples import (
   _inverse,
   _largest,
@@ -51,9 +52,9 @@ def generalized_pareto(x: ArrayLike, k: int) -> jax.Array:
   """
   x = _sample(x)
   check_tail_size(k, x.size, "a sample of")
-  tail = _largest(x, k + 1)
-  xi, _ = generalized_pareto_fit(tail[:k] - tail[k])
-  return _inverse(xi, jnp.isfinite(xi))
+  _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
+  fit = pareto_tail(_largest(x, k + 1)[::-1])
+  return _inverse(fit.xi, fit.usable)
 
 
 def generalized_pareto_standard_error(
@@ -102,8 +103,9 @@ def generalized_pareto_fit(
 
   Returns:
     xi and sigma, float32 []; both nan where an excess is negative or not
-    finite, where a quarter of them is zero, or where the largest is more than
-    1e30 times the quartile.
+    finite, where all are zero, or where the largest is more than 1e30 times the
+    quartile. Equal excesses are spread over what their resolution leaves open
+    (:func:`order_statistics.spread_ties`), so that rounded ones have a fit.
 
   Raises:
     ValueError: `excesses` is not one-dimensional, or there are fewer than 5.
@@ -121,23 +123,63 @@ def generalized_pareto_fit(
     generalized Pareto distribution, Technometrics 51(3). Vehtari et al.
     (2024), Pareto smoothed importance sampling, JMLR 25(72).
   """
-  xi, sigma, usable = usable_pareto_fit(excesses)
-  return jnp.where(usable, xi, jnp.nan), jnp.where(usable, sigma, jnp.nan)
-
-
-def usable_pareto_fit(
-  excesses: ArrayLike,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """:func:`generalized_pareto_fit` without a nan, and whether it is usable."""
   y = jnp.sort(_sample(excesses, "excesses"))
-  k = y.size
-  _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
-  quartile = y[int(k / 4 + 0.5) - 1]
-  usable = (y[0] >= 0) & (quartile > 0) & (y[-1] < 1e30 * quartile)
-  quartile = jnp.where(usable, quartile, 1.0)
-  y = jnp.where(usable, y, _regular(k)[::-1]) / quartile
+  _checks.check_number("k", y.size, lambda v: v >= 5, "be at least 5")
+  usable = (y[0] >= 0) & (y[-1] < jnp.inf)
+  y = jnp.where(usable, y, _regular(y.size)[::-1])
+  fit = pareto_tail(jnp.concatenate([jnp.zeros([1]), y]))
+  usable &= fit.usable
+  return (
+    jnp.where(usable, fit.xi, jnp.nan),
+    jnp.where(usable, fit.sigma, jnp.nan),
+  )
 
-  m = 30 + math.isqrt(k)
+
+class ParetoTail(NamedTuple):
+  """A generalized Pareto law of what lies above a threshold.
+
+  Attributes:
+    threshold: u, float32 [].
+    xi: the shape, float32 [].
+    sigma: the scale, float32 [].
+    usable: whether the values allow a fit, bool []; if not, the three mean
+      nothing, but are finite.
+  """
+
+  threshold: jax.Array
+  xi: jax.Array
+  sigma: jax.Array
+  usable: jax.Array
+
+
+def pareto_tail(
+  tail: jax.Array, k: jax.Array | int | None = None
+) -> ParetoTail:
+  """Fits the k largest of a sample over the value below them.
+
+  Equal values are spread first, see :func:`order_statistics.spread_ties`.
+
+  Args:
+    tail: the largest values, ascending, finite, [K + 1].
+    k: how many of them are the tail, an integer from 5 to K, []; None for K.
+  """
+  size = tail.size - 1
+  # In differences, which spreading does not round away.
+  usable = (tail[0] > -jnp.inf) & (tail[-1] < jnp.inf)
+  origin = jnp.where(usable, tail[0], 0.0)
+  x = jnp.where(usable, tail, np.arange(size + 1, dtype=np.float32)) - origin
+  x = order_statistics.spread_ties(x)
+  k = size if k is None else k
+  threshold = x[size - k]
+  y, is_tail = (x - threshold)[1:], jnp.arange(size) >= size - k
+  quartile = y[size - k + ((k + 2) // 4 - 1)]
+  usable &= (quartile > 0) & (y[-1] < 1e30 * quartile)
+  quartile = jnp.where(usable, quartile, 1.0)
+  # Where it is no tail, 0 has no part in the sums.
+  y = jnp.where(usable, y, _regular(size)[::-1]) / quartile
+  y = jnp.where(is_tail, y, 0.0)
+
+  m = 30 + math.isqrt(size)
   steps = np.sqrt(m / (np.arange(m) + 0.5)) - 1
   thetas = 1 / y[-1] - jnp.asarray(steps / 3, jnp.float32)
 
@@ -145,14 +187,66 @@ def usable_pareto_fit(
     return jnp.where(theta == 0, 1e-12, theta)
 
   def xi_of(theta):
-    return jnp.mean(jnp.log1p(-jnp.multiply.outer(theta, y)), axis=-1)
+    return jnp.sum(jnp.log1p(-jnp.multiply.outer(theta, y)), axis=-1) / k
 
   thetas = nonzero(thetas)
   xis = xi_of(thetas)
   weights = jax.nn.softmax(k * (jnp.log(-thetas / xis) - xis))
   theta = nonzero(jnp.sum(weights * thetas))
   xi = xi_of(theta)
-  return xi, -xi / theta * quartile, usable
+  return ParetoTail(threshold + origin, xi, -xi / theta * quartile, usable)
+
+
+def tail_quantile(
+  x: ArrayLike, k: int, exceedance_rate: ArrayLike
+) -> jax.Array:
+  r"""The value that a share p of a law exceeds, by a generalized Pareto tail.
+
+  .. math:: \hat q_p = u + \frac{\hat\sigma}{\hat\xi}
+      \Bigl(\bigl(\tfrac{n p}{k}\bigr)^{-\hat\xi} - 1\Bigr)
+
+  with the k values above u of the n in the sample (peaks over a threshold).
+  Below 1/n it is extrapolated.
+
+  Args:
+    x: the sample, [n].
+    k: how many of the largest are the tail (static), from 5 on.
+    exceedance_rate: p; from k/n on the threshold is returned.
+
+  Returns:
+    The quantile, float32 []; nan where the fit is.
+
+  Raises:
+    TypeError: k is not a static integer.
+    ValueError: `x` is not one-dimensional, or k is not in [5, n - 1].
+
+  Examples:
+    >>> import numpy as np
+    >>> from htga_optax import estimators
+    >>> x = ((np.arange(1000) + 0.5) / 1000) ** (-1 / 1.5)
+    >>> print(estimators.tail_quantile(x, 100, 1e-4).round())  # of the law: 464
+    445.0
+
+  References:
+    Davison and Smith (1990), Models for exceedances over high thresholds, JRSS
+    B 52(3).
+  """
+  x = _sample(x)
+  check_tail_size(k, x.size, "a sample of")
+  _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
+  fit = pareto_tail(_largest(x, k + 1)[::-1])
+  return jnp.where(
+    fit.usable, quantile_of(fit, k / x.size, exceedance_rate), jnp.nan
+  )
+
+
+def quantile_of(
+  tail: ParetoTail, share: ArrayLike, exceedance_rate: ArrayLike
+) -> jax.Array:
+  """The quantile, where a share of the values is above the threshold."""
+  q = jnp.minimum(jnp.asarray(exceedance_rate, jnp.float32) / share, 1.0)
+  sigma = jnp.where(tail.usable, tail.sigma, 1.0)
+  return tail.threshold + generalized_pareto_isf(q, tail.xi, sigma)
 
 
 def generalized_pareto_isf(

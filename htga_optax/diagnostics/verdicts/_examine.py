@@ -5,7 +5,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from htga_optax import _checks, estimators, intervals, order_statistics
@@ -150,7 +149,7 @@ def examine(
     lag=lag,
     tests=_tests(thinned, tail, apart),
     clip=float(medians[-1])
-    * float(jax.jit(_quantile, static_argnums=1)(scaled[-1], k)),
+    * float(estimators.tail_quantile(scaled[-1], k, CLIPPED)),
   )
 
 
@@ -206,15 +205,6 @@ def _tests(
     except ValueError:  # ties: this law has no fit
       continue
   return tests
-
-
-def _quantile(x: jax.Array, k: int) -> jax.Array:
-  """The value that a share `CLIPPED` exceeds, by a generalized Pareto tail."""
-  largest = jnp.sort(x)[-(k + 1) :]
-  threshold = largest[0]
-  xi, sigma = estimators.generalized_pareto_fit(largest[1:] - threshold)
-  share = min(CLIPPED * x.size / k, 1.0)
-  return threshold + estimators.generalized_pareto_isf(share, xi, sigma)
 
 
 def rejected(test: fits.Goodness) -> bool:
