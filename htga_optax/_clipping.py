@@ -106,11 +106,12 @@ def clip_by_tail_quantile(
   norms the rate is higher: at p = 1e-3 about 4 in a thousand up to 128 norms,
   2.6 up to 256, 1.9 up to 512 and 1.4 up to 1024 (means of the five laws, 200
   runs each). Before that nothing is clipped, unless by `max_norm`; a run that
-  goes on need not start blind, `history` takes the norms of its log. Norms that are equal
-  because they were rounded are spread over what the resolution leaves open. If
-  the k + 1 largest are equal (behind another clipping), the quantile is that
-  norm; if all are, nothing is clipped, and it reads 0. A step whose norm is not
-  finite is dropped: its update is zero.
+  goes on need not start blind, `history` takes the norms of its log.
+
+  Norms that are equal because they were rounded are spread over what the
+  resolution leaves open. If the k + 1 largest are equal (behind another
+  clipping), the quantile is that norm; if all are, nothing is clipped, and it
+  reads 0. A step whose norm is not finite is dropped: its update is zero.
 
   Args:
     exceedance_rate: p, the rate of false alarms, in (0, k/W). Below 1/W it is
@@ -168,7 +169,7 @@ def clip_by_tail_quantile(
   )
   _checks.check_number("max_norm", max_norm, lambda v: v > 0, "be positive")
   fewest = min(_FEWEST, window_size)
-  past = _window_of(history, window_size, per_layer)
+  arrivals = _last_norms(history, window_size, per_layer)
   refit = _refit_where_changed(_fit)
 
   def tail_size(window):
@@ -193,6 +194,7 @@ def clip_by_tail_quantile(
     return jnp.clip(q, 0.0, _LARGEST)
 
   def init():
+    past = order_statistics.sorted_window(jnp.array(arrivals))
     return ClipByTailQuantileState(
       step_count=jnp.zeros([], jnp.int32),
       tail_quantile=jnp.zeros([], jnp.float32),
@@ -242,13 +244,13 @@ def _counted(event: jax.Array, count: jax.Array) -> jax.Array:
   return jnp.where(event, optax.safe_increment(count), count)
 
 
-def _window_of(
+def _last_norms(
   history: Sequence[float] | np.ndarray | None,
   window_size: int,
   per_layer: PerLayer,
-) -> order_statistics.SortedWindow:
-  """The window after a history of norms, oldest first."""
-  empty = order_statistics.empty_window(window_size)
+) -> np.ndarray:
+  """What a window has in it after a history of norms, oldest first."""
+  empty = np.full([window_size], -1.0, np.float32)  # as empty_window
   if history is None:
     return empty
   if per_layer:
@@ -260,8 +262,7 @@ def _window_of(
   if x.ndim != 1:
     raise ValueError(f"history must be one-dimensional, got shape {x.shape}.")
   x = x[np.isfinite(x) & (x >= 0)][-window_size:]
-  arrivals = np.concatenate([empty.arrivals[x.size :], x])
-  return order_statistics.sorted_window(arrivals)
+  return np.concatenate([empty[x.size :], x])
 
 
 def _fit(largest: jax.Array, size: jax.Array) -> jax.Array:

@@ -185,8 +185,8 @@ def spread_ties(ascending: jax.Array) -> jax.Array:
   last = a.size - 1
   above = jnp.where(behind <= last, a[jnp.minimum(behind, last)] - a, jnp.inf)
   h = jnp.minimum(below, above)
-  place = jnp.arange(a.size) - first
-  share = (place + 0.5) / (behind - first) - 0.5
+  place = (jnp.arange(a.size) - first).astype(a.dtype)
+  share = (place + 0.5) / (behind - first).astype(a.dtype) - 0.5
   return a + jnp.where(jnp.isfinite(h), h, 0.0) * share
 
 

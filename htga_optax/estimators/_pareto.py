@@ -179,7 +179,7 @@ def pareto_tail(
   y = jnp.where(usable, y, _regular(size)[::-1]) / quartile
   y = jnp.where(is_tail, y, 0.0)
 
-  m = 30 + math.isqrt(size)
+  m, k = 30 + math.isqrt(size), jnp.asarray(k, jnp.float32)
   steps = np.sqrt(m / (np.arange(m) + 0.5)) - 1
   thetas = 1 / y[-1] - jnp.asarray(steps / 3, jnp.float32)
 
