@@ -1,11 +1,13 @@
 """What `diagnostics.explain` says of a state."""
 
+from flax import nnx
 import flax.serialization
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 import htga_optax
 from htga_optax import diagnostics
@@ -146,3 +148,67 @@ def test_it_needs_one_tracker():
   two = optax.chain(*[htga_optax.track_tail_index()] * 2).init(jnp.zeros(2))
   with pytest.raises(ValueError, match="a state with one tracker"):
     diagnostics.explain(two)
+
+
+def run_of(tx, norms, like):
+  """The state after updates of these norms in every leaf."""
+  state, update = tx.init(like), jax.jit(tx.update)
+  for r in norms:
+    _, state = update(jax.tree.map(lambda x, r=r: x * r, like), state)
+  return state
+
+
+NORMS = np.float32(stats.pareto(1.5).rvs(size=(3, 12), random_state=0))
+TX = htga_optax.htga(0.1, window_size=8, k=2)
+
+
+def test_an_ensemble_is_a_line_a_member():
+  """Two members, whose intervals have as many ends as there are members."""
+  w = jnp.ones(1)
+  states = [run_of(TX, norms, w) for norms in NORMS]
+  for count in (2, 3):
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *states[:count])
+    assert diagnostics.explain(stacked) == "\n".join(
+      f"{i}: {diagnostics.explain(state)}"
+      for i, state in enumerate(states[:count])
+    )
+
+
+def test_an_ensemble_per_layer_is_a_line_a_member_and_layer():
+  tx = htga_optax.track_tail_index(8, 2, per_layer=True)
+  like = {"a": jnp.ones(1), "b": jnp.ones(2)}
+  states = [run_of(tx, norms, like) for norms in NORMS[:2]]
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
+  names = htga_optax.layer_names(like)
+  assert diagnostics.explain(stacked, names).splitlines() == [
+    f"{i}/{line}"
+    for i, state in enumerate(states)
+    for line in diagnostics.explain(state, names).splitlines()
+  ]
+
+
+def test_states_that_came_back_as_dicts_are_explained():
+  state = run_of(TX, NORMS[0], jnp.ones(1))
+  as_dict = flax.serialization.to_state_dict(state)
+  assert diagnostics.explain(as_dict) == diagnostics.explain(state)
+
+
+def test_states_of_nnx_are_explained_and_have_plain_names():
+  model = nnx.Linear(1, 1, use_bias=False, rngs=nnx.Rngs(0))
+  tx = htga_optax.htga(0.1, window_size=8, k=2, per_layer=True)
+  optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+  for r in NORMS[0]:
+    grads = jax.tree.map(
+      lambda x, r=r: jnp.full_like(x, r), nnx.state(model, nnx.Param)
+    )
+    optimizer.update(model, grads)
+  expected = diagnostics.explain(optimizer.opt_state)
+  state = nnx.state(optimizer)
+  for found in (state, nnx.to_pure_dict(state)):
+    assert diagnostics.explain(found) == expected
+    assert set(htga_optax.readings(found)) == set(
+      htga_optax.readings(optimizer.opt_state)
+    )
+  assert htga_optax.layer_names(nnx.state(model, nnx.Param)) == ["kernel"]
+  twice = htga_optax.readings((state, state))
+  assert twice and not any("value" in name.split("/") for name in twice)
