@@ -69,7 +69,8 @@ test-clients:  ## train in numpyro, blackjax, equinox, ... (tests/clients)
 	test -d $(CLIENTS) || $(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install --quiet --upgrade pip
 	$(CLIENTS)/bin/python -m pip install --quiet --editable \
-	  '.[clients,examples]' 'pytest>=8.3.1' 'pytest-xdist>=3.6.1'
+	  '.[clients,examples]' 'pytest>=8.3.1' 'pytest-timeout>=2.4' \
+	  'pytest-xdist>=3.6.1'
 	$(CLIENTS)/bin/python -m pytest -n auto -m 'slow or not slow' tests/clients
 
 # The lower bounds of pyproject.toml.

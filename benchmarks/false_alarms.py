@@ -1,10 +1,12 @@
 """How often does a spike filter fire, without a spike and with one?
 
-`python benchmarks/false_alarms.py` puts both tables into benchmarks/README.md.
+`python benchmarks/false_alarms.py` puts four tables into benchmarks/README.md.
 Every rule sees the same norms, one a step. The rules of others are restated
 from their papers and documentation, with their defaults; none of their code
 runs here.
 """
+
+import itertools
 
 import jax
 from jax import lax
@@ -19,6 +21,7 @@ import htga_optax
 P = 1e-3
 STEPS = 1_000_000
 SETTLED = 1024  # steps until which nothing counts
+RUNS = 1_000  # of few steps
 PERIOD = 20_000  # in which a level changes tenfold
 
 
@@ -171,8 +174,66 @@ def spikes_caught(rng):
   return tables.table(["spikes caught, percent", *RULES], rows)
 
 
+# -- ours, where there are few norms or many equal ones --------------------
+
+
+def states(norms):
+  """The quantile and the count after each step of clip_by_tail_quantile."""
+  tx = htga_optax.clip_by_tail_quantile(P)
+
+  def step(state, r):
+    _, state = tx.update(r[None], state)
+    return state, (state.tail_quantile, state.exceedance_count)
+
+  return lax.scan(step, tx.init(jnp.zeros([1])), norms)[1]
+
+
+def first_steps(rng):
+  """How often it clips while its window fills, over `RUNS` runs."""
+  ends = [2**i for i in range(6, 11)]
+  rows = []
+  for name, isf in LAWS.items():
+    norms = jnp.asarray(isf(rng.random((RUNS, SETTLED))), jnp.float32)
+    _, count = jax.jit(jax.vmap(states))(norms)
+    clipped = np.diff(np.mean(count, axis=0)[np.array(ends) - 1])
+    rates = 1e3 * clipped / np.diff(ends)
+    rows.append([name, *(f"{rate:.1f}" for rate in rates)])
+  spans = [f"steps {a} to {b}" for a, b in itertools.pairwise(ends)]
+  head = [f"clipped in 1,000 steps at first, {RUNS} runs", *spans]
+  return tables.table(head, rows)
+
+
+TIES = {
+  "as they are": lambda x, rng: x,
+  "two decimals at a median of 0.12": lambda x, rng: np.round(
+    0.12 * x / np.median(x), 2
+  ),
+  "bfloat16": lambda x, rng: np.asarray(jnp.asarray(x, jnp.bfloat16), float),
+  "half of them 0": lambda x, rng: np.where(rng.random(x.size) < 0.5, 0, x),
+  "clipped at their 90 % quantile": lambda x, rng: np.minimum(
+    x, np.quantile(x, 0.9)
+  ),
+}
+
+
+def with_ties(rng):
+  rows = []
+  for name, isf in LAWS.items():
+    x, cells = isf(rng.random(STEPS // 10)), []
+    for tie in TIES.values():
+      norms = jnp.asarray(tie(x, rng), jnp.float32)
+      quantile, count = map(np.asarray, jax.jit(states)(norms))
+      rate = (count[-1] - count[SETTLED]) / (x.size - SETTLED)
+      unknown = 100 * np.mean(quantile[SETTLED:] == 0)
+      cells.append(f"{1e3 * rate:.2f} ({unknown:.0f} %)")
+    rows.append([name, *cells])
+  head = ["clipped in 1,000 steps (steps without a quantile)", *TIES]
+  return tables.table(head, rows)
+
+
 if __name__ == "__main__":
   rng = np.random.default_rng(0)
   lines = [tables.machine("make tables"), "", *false_alarms(rng)]
-  lines += ["", *spikes_caught(rng)]
+  lines += ["", *spikes_caught(rng), "", *first_steps(rng)]
+  lines += ["", *with_ties(rng)]
   tables.write("false alarms", lines)

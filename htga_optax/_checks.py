@@ -140,7 +140,7 @@ def check_same_axes(
 def _axes(x: Any) -> frozenset[str]:
   """The mapped axes of `jax.shard_map` over which an array differs."""
   kind = jax.typeof(x)
-  # The second is its name in JAX 0.7.
+  # JAX 0.7 keeps them as `vma` of the type, later ones in a part of it.
   found = getattr(kind, "manual_axis_type", kind)
   return getattr(found, "varying", None) or getattr(found, "vma", frozenset())
 

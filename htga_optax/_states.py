@@ -1,7 +1,7 @@
 """States that are known by their fields, where they come back as dicts.
 
-Checkpoints that are read without a template, `flax.serialization.to_state_dict`
-and `flax.nnx.state` make mappings of named tuples.
+A checkpoint that is read without a template, `flax.serialization.to_state_dict`
+and `flax.nnx.state` turn named tuples into mappings.
 """
 
 from collections.abc import Mapping

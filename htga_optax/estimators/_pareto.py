@@ -50,10 +50,7 @@ def generalized_pareto(x: ArrayLike, k: int) -> jax.Array:
     >>> print(f"{tail_index:.2f} +- {error:.2f}")
     1.52 +- 0.38
   """
-  x = _sample(x)
-  check_tail_size(k, x.size, "a sample of")
-  _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
-  fit = pareto_tail(_largest(x, k + 1)[::-1])
+  fit = _tail_of(_sample(x), k)
   return _inverse(fit.xi, fit.usable)
 
 
@@ -197,6 +194,13 @@ def pareto_tail(
   return ParetoTail(threshold + origin, xi, -xi / theta * quartile, usable)
 
 
+def _tail_of(x: jax.Array, k: int) -> ParetoTail:
+  """The fit to the k largest of a sample."""
+  check_tail_size(k, x.size, "a sample of")
+  _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
+  return pareto_tail(_largest(x, k + 1)[::-1])
+
+
 def tail_quantile(
   x: ArrayLike, k: int, exceedance_rate: ArrayLike
 ) -> jax.Array:
@@ -232,12 +236,9 @@ def tail_quantile(
     B 52(3).
   """
   x = _sample(x)
-  check_tail_size(k, x.size, "a sample of")
-  _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
-  fit = pareto_tail(_largest(x, k + 1)[::-1])
-  return jnp.where(
-    fit.usable, quantile_of(fit, k / x.size, exceedance_rate), jnp.nan
-  )
+  fit = _tail_of(x, k)
+  q = quantile_of(fit, k / x.size, exceedance_rate)
+  return jnp.where(fit.usable, q, jnp.nan)
 
 
 def quantile_of(

@@ -69,5 +69,21 @@ def line():
   return x, np.float32(x @ [1.0, -2.0] + 0.5 + noise)
 
 
+def train(loss, params, tx):
+  """Trains by jitted steps; the parameters and the optimizer's state."""
+
+  @jax.jit
+  def step(params, state):
+    grads = jax.grad(loss)(params)
+    updates, state = tx.update(grads, state, params, value_fn=loss)
+    return optax.apply_updates(params, updates), state
+
+  state, before = tx.init(params), loss(params)
+  for _ in range(STEPS):
+    params, state = step(params, state)
+  assert loss(params) < before / 2
+  return params, state
+
+
 def adam():
   return optax.adam(0.05)

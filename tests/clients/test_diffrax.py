@@ -2,7 +2,6 @@
 eigenvalue needs `DirectAdjoint`; the expected sharpness works with both."""
 
 import client
-import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -41,17 +40,7 @@ def test_training(source, adjoint):
     htga_optax.track_sharpness(source),
     optax.sgd(0.5),
   )
-
-  @jax.jit
-  def step(w, state):
-    grads = jax.grad(value_fn)(w)
-    updates, state = tx.update(grads, state, w, value_fn=value_fn)
-    return optax.apply_updates(w, updates), state
-
-  w = jnp.ones(2)
-  state = tx.init(w)
-  for _ in range(client.STEPS):
-    w, state = step(w, state)
+  w, state = client.train(value_fn, jnp.ones(2), tx)
   assert jnp.all(jnp.abs(w - jnp.log(5.0)) < 0.1)
   client.tail_index_of(state)
   assert htga_optax.readings(state)["sharpness"] > 0

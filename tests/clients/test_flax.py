@@ -6,7 +6,6 @@ from flax import linen as nn
 from flax import nnx
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 
 import htga_optax
@@ -36,16 +35,7 @@ def test_scanned_layers():
   params = model.init(jax.random.key(0), x)["params"]
   tx = htga_optax.htga(0.05, window_size=8, k=2, per_layer="^blocks/")
   loss = lambda p: jnp.mean((model.apply({"params": p}, x) - y) ** 2)
-
-  @jax.jit
-  def step(params, state):
-    updates, state = tx.update(jax.grad(loss)(params), state, params)
-    return optax.apply_updates(params, updates), state
-
-  state, before = tx.init(params), loss(params)
-  for _ in range(client.STEPS):
-    params, state = step(params, state)
-  assert loss(params) < before / 2
+  params, state = client.train(loss, params, tx)
   names = htga_optax.by_layer(client.tail_index_of(state), params, "^blocks/")
   assert {f"blocks/Dense_0/kernel/{i}" for i in range(3)} < set(names)
 

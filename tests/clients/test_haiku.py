@@ -3,7 +3,6 @@
 import client
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
 
 import htga_optax
@@ -18,15 +17,6 @@ def test_training():
   params = net.init(jax.random.key(0), x)
   tx = htga_optax.htga(0.05, window_size=8, k=2, per_layer=True)
   loss = lambda p: jnp.mean((net.apply(p, x)[:, 0] - y) ** 2)
-
-  @jax.jit
-  def step(params, state):
-    updates, state = tx.update(jax.grad(loss)(params), state, params)
-    return optax.apply_updates(params, updates), state
-
-  state, before = tx.init(params), loss(params)
-  for _ in range(client.STEPS):
-    params, state = step(params, state)
-  assert loss(params) < before / 2
+  params, state = client.train(loss, params, tx)
   indices = htga_optax.by_layer(client.tail_index_of(state), params)
   assert "mlp/~/linear_0/w" in indices

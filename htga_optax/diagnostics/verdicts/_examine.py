@@ -133,6 +133,7 @@ def examine(
   lag = _lag(x[-size:])
   thinned, apart = (x[-size:][::-step][::-1] for step in (stride, lag))
   tail = max(2, thinned.size // 10)
+  clip = scaled[-1], k, CLIPPED
   return Verdict(
     column=name,
     values=np.abs(x[-size:]),
@@ -149,7 +150,7 @@ def examine(
     lag=lag,
     tests=_tests(thinned, tail, apart),
     clip=float(medians[-1])
-    * float(estimators.tail_quantile(scaled[-1], k, CLIPPED)),
+    * float(jax.jit(estimators.tail_quantile, static_argnums=1)(*clip)),
   )
 
 
