@@ -103,11 +103,11 @@ def clip_by_tail_quantile(
   one in a thousand on Pareto(1.5), and fewer on the others
   (`benchmarks/false_alarms.py`, with other rules beside it).
 
-  Before the 64th norm nothing is clipped, unless by `max_norm`. From then on the
-  tail is the same share of the norms there are, and with few norms the rate is
-  higher: at p = 1e-3 it is 4.4 in a thousand up to 128 norms, 2.5 up to 256, 1.7
-  up to 512 and 1.4 up to 1024 (means of the five laws; the same command). A run
-  that goes on need not start blind: `history` takes the norms of its log.
+  Before the 64th norm nothing is clipped, unless by `max_norm`. From then on
+  the tail is the same share of the norms there are, and with few norms the rate
+  is higher: at p = 1e-3 it is 4.4 in a thousand up to 128 norms, 2.5 up to 256,
+  1.7 up to 512 and 1.4 up to 1024 (means of the five laws; the same command). A
+  run that goes on need not start blind: `history` takes the norms of its log.
 
   Norms that are equal because they were rounded are spread over what the
   resolution leaves open. If the k + 1 largest are equal (behind another
