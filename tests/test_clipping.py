@@ -40,11 +40,12 @@ LAWS = {
   [
     ("halfnorm", None, {"skip": True}),
     ("pareto", None, {"max_norm": 20.0}),
-    ("pareto", None, {"history": [1.0, 3.0, 2.0] * 30}),
+    ("pareto", None, {"history": stats.pareto(2).rvs(150, random_state=1)}),
+    ("lognorm", None, {"level_decay": None}),
     ("halfnorm", 1, {}),
-    ("abs_t3", 0, {"skip": True}),
+    ("abs_t3", 0, {"skip": True, "level_decay": None}),
   ],
-  ids=str,
+  ids=["skip", "max_norm", "history", "no_level", "one_decimal", "integers"],
 )
 def test_it_is_its_twin(law, decimals, options):
   """Also before the window of 100 is full, and of norms that are rounded."""
@@ -65,14 +66,14 @@ def test_it_is_its_twin(law, decimals, options):
 
 @pytest.mark.parametrize("law", LAWS)
 def test_the_rate_of_false_alarms_is_the_one_stated(law):
-  """The 2 bounds of the rate are 3.5 binomial deviations or more from the
-  rates of benchmarks/false_alarms.py (1.2e-3 to 1.4e-3) at 1e5 steps, and
-  clips come alone, since they depend on independent norms."""
+  """The bounds are 0.8 and 1.25 times the rate, widened by two binomial
+  deviations of 1e5 steps; benchmarks/false_alarms.py has a million. Clips come
+  alone, since they depend on independent norms."""
   rvs, _ = LAWS[law]
   *_, count = scan(
     clip_by_tail_quantile(1e-3), rvs(size=100_000, random_state=1)
   )
-  assert 0.5e-3 < count[-1] / (1e5 - 1024) < 2e-3
+  assert 0.6e-3 < count[-1] / (1e5 - 1024) < 1.45e-3
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -123,7 +124,7 @@ def half_zeros(x):
 @pytest.mark.parametrize("law", ["halfnorm", "pareto"])
 def test_ties_do_not_switch_it_off(law, tie):
   """There is a quantile in every step, and the rate is the one stated. (Of
-  40,000 steps; the bounds are 4 binomial deviations from 1.2e-3 to 1.5e-3.)"""
+  40,000 steps, whose binomial deviation is 0.16e-3.)"""
   norms = tie(LAWS[law][0](size=40_000, random_state=4))
   _, q, count = scan(clip_by_tail_quantile(1e-3), norms)
   assert np.all(q[64:] > 0)
@@ -131,16 +132,20 @@ def test_ties_do_not_switch_it_off(law, tie):
 
 
 def test_behind_another_clip_the_quantile_is_its_norm():
+  """Without a level; over one, a step at that norm is clipped now and then."""
   norms = np.minimum(stats.halfnorm.rvs(size=5000, random_state=5), 1.0)
-  clipped, q, count = scan(clip_by_tail_quantile(1e-3), norms)
+  clipped, _, count = scan(clip_by_tail_quantile(1e-3), norms)
+  assert np.all(clipped > 0.8 * norms) and count[-1] < 10
+  tx = clip_by_tail_quantile(1e-3, level_decay=None)
+  clipped, q, count = scan(tx, norms)
   np.testing.assert_array_equal(clipped, norms.astype(np.float32))
   assert not count.any()
   np.testing.assert_allclose(q[1024:], 1.0, rtol=1e-6)
 
 
 def test_it_starts_after_64_norms():
-  """At a rate of 4 in a thousand at first (benchmarks/false_alarms.py). Of the
-  6,400 steps here, 6 is two binomial deviations more; the seed is fixed."""
+  """At a rate of 3 in a thousand at first (benchmarks/false_alarms.py). Of the
+  6,400 steps here, 5 is three binomial deviations more; the seed is fixed."""
   norms = stats.halfnorm.rvs(size=(100, 128), random_state=6)
   tx = clip_by_tail_quantile(1e-3)
 
@@ -149,7 +154,7 @@ def test_it_starts_after_64_norms():
     return lax.scan(step, tx.init(jnp.zeros([1])), xs)[0]
 
   state = jax.jit(jax.vmap(run))(jnp.asarray(norms, jnp.float32))
-  assert np.mean(state.exceedance_count) / 64 < 6e-3
+  assert np.mean(state.exceedance_count) / 64 < 5e-3
   assert np.all(state.tail_quantile > 0)
   spike, _ = tx.update(jnp.float32([1e6]), jax.tree.map(lambda x: x[0], state))
   assert spike[0] < 20
@@ -186,7 +191,7 @@ def test_a_run_that_goes_on_is_not_blind():
   spike, state = jax.jit(tx.update)(jnp.float32([100.0]), state)
   _, q, _ = scan(clip_by_tail_quantile(1e-3), norms)
   # The first steps of the other run were clipped a little.
-  np.testing.assert_allclose(state.tail_quantile, q[-1], rtol=0.02)
+  np.testing.assert_allclose(state.tail_quantile, q[-1], rtol=0.05)
   np.testing.assert_allclose(spike[0], state.tail_quantile, rtol=1e-6)
   assert jax.eval_shape(tx.init, jnp.zeros([1])) is not None
 
@@ -195,19 +200,66 @@ LOG = Path(__file__).parents[2] / "shared/data/norm_logs/llmc_gpt2_124m.csv"
 
 
 @pytest.mark.skipif(not LOG.exists(), reason="no logs beside the repository")
-@pytest.mark.parametrize("window_size, k", [(1024, 128), (256, 32)])
-def test_on_the_log_of_a_language_model(window_size, k):
-  """Of 19,560 norms with two decimals: both spikes, 2.02 and 1.44 at a level of
-  0.27, are clipped to about twice that. The rate is that of a level that falls
-  seventyfold, with few norms: up to 2.7 in a thousand were seen."""
+@pytest.mark.parametrize(
+  "window_size, k, most", [(1024, 128, 0.6), (256, 32, 0.9)]
+)
+def test_on_the_log_of_a_language_model(window_size, k, most):
+  """Of 19,560 norms with two decimals, from 15.4 down to 0.22: both spikes,
+  2.02 and 1.44 at a level of 0.27, are clipped to two or three times that."""
   norms = np.genfromtxt(LOG, delimiter=",", names=True)["grad_norm"]
   clipped, q, count = scan(clip_by_tail_quantile(1e-3, window_size, k), norms)
   assert np.all(q[64:] > 0)
-  for step, most in ((9025, 0.6), (7435, 0.6)):
+  for step in (9025, 7435):
     (i,) = np.flatnonzero(norms[step - 50 : step + 50] > 1.4)
     assert clipped[step - 50 + i] < most
   rate = (count[-1] - count[window_size]) / norms.size
-  assert rate < 3e-3
+  assert rate < 2e-3
+
+
+RUNS = LOG.with_name("algoperf_grad_norms.npz")
+
+
+@pytest.mark.skipif(not RUNS.exists(), reason="no logs beside the repository")
+def test_on_runs_whose_level_moves():
+  """At most 2 in a thousand of the norms of AlgoPerf, once a window is full.
+
+  Rows are 100 steps apart. Over the raw norms it clips 14. Runs that diverge
+  are left out.
+  """
+  log = np.load(RUNS)
+  ends = np.cumsum(log["lengths"])
+  runs = np.split(log["norms"], ends[:-1])
+  calm = [r for r in runs if np.ptp(np.log(np.maximum(r, 1e-9))) < 14]
+  norms = np.concatenate(calm)
+  age = np.concatenate([np.arange(r.size) for r in calm])
+  tx = clip_by_tail_quantile(1e-3)
+
+  def step(state, run):
+    age, r = run
+    state = optax.tree.where(age == 0, tx.init(r[None]), state)
+    _, new = tx.update(r[None], state)
+    return new, new.exceedance_count - state.exceedance_count
+
+  scan = jax.jit(lambda *run: lax.scan(step, tx.init(jnp.zeros([1])), run)[1])
+  fired = np.asarray(scan(age, norms))
+  full = (age >= 1024) & np.isfinite(norms)
+  assert np.sum(full) > 200_000
+  assert 0.5e-3 < np.mean(fired[full]) < 2e-3
+
+
+@pytest.mark.parametrize("law", ["halfnorm", "pareto", "chi"])
+def test_a_jump_of_the_level_is_followed_within_200_steps(law):
+  """Up tenfold and down again every 5,000 steps. From 100 steps after a rise
+  on, the rate is the one stated: of 700 steps in a window of seven rises none
+  or one is expected, and 4 have a probability below 1 percent."""
+  time = np.arange(75_000)
+  norms = LAWS[law][0](size=time.size, random_state=9)
+  norms *= 10.0 ** (time // 5000 % 2)
+  *_, count = scan(clip_by_tail_quantile(1e-3), norms)
+  fired = np.diff(count, prepend=0)
+  risen = (time // 5000 % 2 == 1) & (time % 5000 >= 100)
+  assert np.sum(fired[risen & (time % 5000 < 200)]) < 4
+  assert 0.5e-3 < np.mean(fired[risen]) < 2e-3
 
 
 def test_a_step_is_scaled_and_keeps_dtype_and_direction():
@@ -314,6 +366,7 @@ def test_isf_is_scipys(xi):
     ({"history": [1.0], "per_layer": True}, ValueError, "one of global norms"),
     ({"history": [2.0, -1.0]}, ValueError, "one of norms, got -1.0"),
     ({"history": [[1.0]]}, ValueError, r"got shape \(1, 1\)"),
+    ({"level_decay": 1.0}, ValueError, r"level_decay must be in \(0, 1\)"),
   ],
 )
 def test_bad_arguments_are_named(kwargs, error, words):

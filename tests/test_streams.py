@@ -401,7 +401,7 @@ def test_inside_a_tracker(estimator, per_layer):
   step = lambda state, g: tx.update(g, state)[::-1]
   state, _ = jax.jit(functools.partial(lax.scan, step))(tx.init(first), grads)
   chex.assert_tree_all_finite(state)
-  _, estimates = follow(estimator, xs)
+  _, estimates = follow(estimator, reference.over_level(xs))
   tail_index = state.tail_index[0] if per_layer else state.tail_index
   np.testing.assert_allclose(tail_index, estimates.tail_index[-1], 1e-3)
   if per_layer:  # norms of zero have no index
