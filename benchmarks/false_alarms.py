@@ -28,14 +28,15 @@ PERIOD = 20_000  # in which a level changes tenfold
 # -- rules ------------------------------------------------------------------
 
 
-def ours(window_size, k):
-  clip = htga_optax.clip_by_tail_quantile(P, window_size, k)
+def ours(*sizes, **options):
+  clip = htga_optax.clip_by_tail_quantile(P, *sizes, **options)
   return spike_rules.law_of(clip)
 
 
 RULES = {
-  "`clip_by_tail_quantile(1e-3)`": lambda: ours(1024, 128),
+  "`clip_by_tail_quantile(1e-3)`": ours,
   "the same, W = 256, k = 32": lambda: ours(256, 32),
+  "the same, `level_decay=None`": lambda: ours(level_decay=None),
   "mean + 6 sd of 128": spike_rules.mean_and_deviations,
   "z-score of 2.5 (ZClip)": spike_rules.zclip,
   "99.9th percentile of all": lambda: spike_rules.autoclip(99.9),
@@ -83,6 +84,8 @@ def without_spikes(rng):
     )
     jumps = f"{name}, the same fall, then tenfold at once"
     yield isf(rng.random(STEPS)) * 10**-part, {jumps: settled}
+    often = f"{name}, tenfold up or down every 5,000"
+    yield isf(rng.random(STEPS)) * 10.0 ** (time // 5000 % 2), {often: settled}
 
 
 def false_alarms(rng):

@@ -311,7 +311,7 @@ def _past_norms(
 
 def _fit(largest: jax.Array, size: jax.Array) -> jax.Array:
   """The fit to the `size` largest, over the one below; zeros without one."""
-  fit = pareto_tail(largest, size)
+  fit = pareto_tail(largest, size, jnp.sum(largest >= 0))
   found = jnp.stack([fit.threshold, fit.xi, fit.sigma])
   return jnp.where(fit.usable & jnp.all(jnp.isfinite(found)), found, 0.0)
 

@@ -102,8 +102,10 @@ def test_a_huge_spike_does_not_blind_it_and_a_risen_level_is_learnt():
   assert q[4500] > 1000 * 2.5
 
 
-def test_equal_norms_are_left_alone():
-  clipped, q, count = scan(clip_by_tail_quantile(0.01, 32, 8), np.ones(100))
+@pytest.mark.parametrize("sizes", [(32, 8), (128, 16)])
+def test_equal_norms_are_left_alone(sizes):
+  """Also while a part of the window is empty."""
+  clipped, q, count = scan(clip_by_tail_quantile(0.01, *sizes), np.ones(100))
   np.testing.assert_array_equal(clipped, 1)
   assert not q.any() and not count.any()
 

@@ -150,7 +150,9 @@ class ParetoTail(NamedTuple):
 
 
 def pareto_tail(
-  tail: jax.Array, k: jax.Array | int | None = None
+  tail: jax.Array,
+  k: jax.Array | int | None = None,
+  count: jax.Array | int | None = None,
 ) -> ParetoTail:
   """Fits the k largest of a sample over the value below them.
 
@@ -159,13 +161,14 @@ def pareto_tail(
   Args:
     tail: the largest values, ascending, finite, [K + 1].
     k: how many of them are the tail, an integer from 5 to K, []; None for K.
+    count: as in :func:`order_statistics.spread_ties`.
   """
   size = tail.size - 1
   # In differences, which spreading does not round away.
   usable = (tail[0] > -jnp.inf) & (tail[-1] < jnp.inf)
   origin = jnp.where(usable, tail[0], 0.0)
   x = jnp.where(usable, tail, np.arange(size + 1, dtype=np.float32)) - origin
-  x = order_statistics.spread_ties(x)
+  x = order_statistics.spread_ties(x, count)
   k = size if k is None else k
   threshold = x[size - k]
   y, is_tail = (x - threshold)[1:], jnp.arange(size) >= size - k
