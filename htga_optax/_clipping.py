@@ -121,7 +121,19 @@ def clip_by_tail_quantile(
   and :math:`t = \log(k/(Wp))`, the variance of the logarithm of the rate for
   maximum likelihood at :math:`\xi = 0` (derived here by the delta method).
 
-  RATES
+  Over a million steps without a spike, at p = 1e-3, it clips 0.95 to 1.1 in a
+  thousand on half-normal, lognormal, :math:`|t_3|`, Pareto(1.5) and chi(1000)
+  norms alike, 1.0 to 1.1 on a level that falls or rises tenfold in 20,000 steps,
+  1.1 to 1.6 on one that jumps tenfold every 5,000, and 1.4 to 1.8 on
+  autocorrelated norms (AR(0.9), Pareto and half-normal). Of spikes of ten times
+  the true quantile it misses one in a hundred on Pareto(1.5), and fewer on the
+  others (`benchmarks/false_alarms.py`, with other rules beside it).
+
+  Before the 64th norm nothing is clipped, unless by `max_norm`. From then on
+  the tail is the same share of the norms there are, and with few norms the rate
+  is higher: at p = 1e-3 it is 2.8 in a thousand up to 128 norms, 1.5 up to 256
+  and 1.1 later (means of the five laws; the same command). A run that goes on
+  need not start blind: `history` takes the norms of its log.
 
   Norms that are equal because they were rounded are spread over what the
   resolution leaves open. If all norms are equal, nothing is clipped, and the
@@ -132,8 +144,8 @@ def clip_by_tail_quantile(
     exceedance_rate: p, the rate of false alarms, in (0, k/W). Below 1/W it is
       extrapolated.
     window_size: W, the norms it rests on (static); None for 1024. With 256
-      norms (k = 32) the rate is twice as high as stated, and 3 in 100 spikes
-      pass on Pareto(1.5).
+      norms (k = 32) the rate is 1.2 to 1.5 times the one stated, and 11 in 100
+      spikes pass on Pareto(1.5).
     k: how many of them are the tail (static), from 5 on; None for 128. Fewer
       are noisier, and more look into the body of the law.
     max_norm: an upper bound of the norm, in force from the first step on: a
