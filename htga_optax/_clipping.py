@@ -123,8 +123,8 @@ def clip_by_tail_quantile(
 
   Over a million steps without a spike, at p = 1e-3, it clips 0.95 to 1.1 in a
   thousand on half-normal, lognormal, :math:`|t_3|`, Pareto(1.5) and chi(1000)
-  norms alike, 1.0 to 1.1 on a level that falls or rises tenfold in 20,000 steps,
-  1.1 to 1.6 on one that jumps tenfold every 5,000, and 1.4 to 1.8 on
+  norms alike, 1.0 to 1.1 on a level that falls or rises tenfold in 20,000
+  steps, 1.1 to 1.6 on one that jumps tenfold every 5,000, and 1.4 to 1.8 on
   autocorrelated norms (AR(0.9), Pareto and half-normal). Of spikes of ten times
   the true quantile it misses one in a hundred on Pareto(1.5), and fewer on the
   others (`benchmarks/false_alarms.py`, with other rules beside it).
