@@ -150,6 +150,12 @@ def test_ties_do_not_switch_it_off(law, tie):
   assert 0.4e-3 < (count[-1] - count[1024]) / (norms.size - 1024) < 2.3e-3
 
 
+def test_zeros_before_the_first_norm_are_norms():
+  norms = np.r_[0, 0, 0, stats.halfnorm.rvs(size=200, random_state=4)]
+  _, q, _ = scan(norms, 1e-3)
+  assert not q[:64].any() and np.all(q[64:] > 0)
+
+
 def test_behind_another_clip_the_quantile_is_its_norm():
   """Without a level; over one, a step at that norm is clipped now and then."""
   norms = np.minimum(stats.halfnorm.rvs(size=5000, random_state=5), 1.0)

@@ -210,7 +210,8 @@ def test_jit_is_eager_and_scan_is_loop(case):
     if i == 7 and "value_fn" not in case.extra_args:
       assert len(compilations) == before
     close(u, at(updates, i))
-  close(state, scanned)
+  # A momentum of gradients of norm 50, in which entries cancel.
+  close(state, scanned, atol=1e-5)
 
 
 @few_are_fast

@@ -29,8 +29,6 @@ order of its values: the intervals are those of independent ones, and too narrow
 on others.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -38,7 +36,8 @@ import numpy as np
 
 TINY = float(np.finfo(np.float32).tiny)
 HUGE = float(np.finfo(np.float32).max)
-LOG_TINY, LOG_HUGE = math.log(TINY), 88.0  # of which exp is finite
+# Of which exp is a finite number that XLA does not take for 0.
+LOG_TINY, LOG_HUGE = -87.0, 88.0
 # What the weights must be worth, as a part of what they will be.
 ENOUGH = 0.5
 
