@@ -571,3 +571,61 @@ def sharpness_alpha(sharpness, response, center, steepness, alpha_min):
   s = 1 / (1 + math.exp(-steepness * (math.log(sharpness) - center)))
   alpha = 1 + s if response == "rising" else 2 - s
   return max(alpha, alpha_min)
+
+
+# The rules of diagnostics.spike_rules: the norms after them, one by one.
+
+
+def mean_and_deviations(norms, deviations, skip, window_size=128):
+  after = []
+  for t, r in enumerate(norms):
+    last = norms[max(t - window_size, 0) : t]
+    after.append(r)
+    if len(last) >= window_size // 2:
+      most = np.mean(last) + deviations * max(np.std(last, ddof=1), 1e-6)
+      if r > most:
+        after[-1] = 0.0 if skip else most
+  return after
+
+
+def zclip(norms, max_norm=math.inf):
+  after = [min(r, max_norm) for r in norms[:25]]
+  mean, variance = np.mean(norms[:25]), np.var(norms[:25])
+  for r in norms[25:]:
+    z = (r - mean) / (math.sqrt(variance) + 1e-6)
+    if z > 2.5:
+      r = mean + 2.5 * math.sqrt(variance) / (z / 2.5)
+    after.append(min(r, max_norm))
+    mean = 0.97 * mean + 0.03 * r
+    variance = 0.97 * variance + 0.03 * (r - mean) ** 2
+  return after
+
+
+def adagc(norms):
+  after, level = [], math.inf
+  for step, r in enumerate(norms, start=1):
+    if step < 100:
+      after.append(min(r, 1.0))
+      level = min(level, after[-1])
+    else:
+      after.append(min(r, 1.05 * level))
+      level = 0.98 * level + 0.02 * after[-1]
+  return after
+
+
+def autoclip(norms, percentile=10):
+  return [
+    min(r, np.percentile(norms[: t + 1], percentile))
+    for t, r in enumerate(norms)
+  ]
+
+
+def moving_mean(norms):
+  """The mean with weights .99^i of the norms that were not skipped."""
+  after, taken = [], []
+  for r in norms:
+    weights = [0.99**i for i in range(len(taken))][::-1]
+    mean = np.dot(weights, taken) / sum(weights) if taken else 1.0
+    after.append(r if r < 20 * mean else 0.0)
+    taken += [r] if after[-1] else []
+  return after

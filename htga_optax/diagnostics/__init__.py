@@ -10,6 +10,7 @@ laws that were tested, and pictures. From Python:
     logs          a log as columns of numbers
     verdicts      a column of norms: numbers, and sentences
     fits          which law fits a sample
+    spike_rules   what this package's clip and others make of a spike
     landscape     slices of a loss, the spectrum of its Hessian
     plots         pictures of all of these
 
@@ -21,6 +22,7 @@ from htga_optax.diagnostics import fits as fits
 from htga_optax.diagnostics import landscape as landscape
 from htga_optax.diagnostics import logs as logs
 from htga_optax.diagnostics import plots as plots
+from htga_optax.diagnostics import spike_rules as spike_rules
 from htga_optax.diagnostics import verdicts as verdicts
 from htga_optax.diagnostics._explain import explain as explain
 from htga_optax.diagnostics._report import pictures as pictures

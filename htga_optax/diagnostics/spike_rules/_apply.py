@@ -1,0 +1,106 @@
+"""The rules with their defaults, and what they make of a log."""
+
+from collections.abc import Callable, Mapping
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+import numpy as np
+
+from htga_optax._by_norm import Controller
+from htga_optax._clipping import clip_by_tail_quantile
+from htga_optax.diagnostics.spike_rules._laws import (
+  adagc,
+  autoclip,
+  law_of,
+  mean_and_deviations,
+  moving_mean,
+  zclip,
+)
+
+_CHUNK = 256  # norms that one call of a compiled rule takes
+
+RULES: dict[str, Callable[[], Controller]] = {
+  "clip_by_tail_quantile(1e-3)": lambda: law_of(clip_by_tail_quantile(1e-3)),
+  "mean + 6 sd of 128": mean_and_deviations,
+  "mean + 3 sd of 128": lambda: mean_and_deviations(3.0, skip=False),
+  "ZClip": zclip,
+  "AdaGC": adagc,
+  "AutoClip": autoclip,
+  "20 times the mean": moving_mean,
+}
+"""The rules with their defaults, by name; of each a function that makes it."""
+
+
+def apply(
+  norms: ArrayLike, rules: Mapping[str, Callable[[], Controller]] = RULES
+) -> dict[str, np.ndarray]:
+  """What rules would have made of the norms of a log.
+
+  It is what the rule does to norms that are given. In a run, what is clipped or
+  skipped changes the norms that follow.
+
+  Args:
+    norms: one a step, [n]. Those that are not finite in float32 are dropped as
+      :func:`htga_optax.by_norm` drops them: 0, and no rule sees them.
+    rules: functions that make a law, by name. Each is compiled once, as long as
+      it is the same function.
+
+  Returns:
+    By rule the norm after it, float64 [n]: the norm itself where the step is
+    left alone, 0 where it is skipped.
+
+  Raises:
+    ValueError: norms that are negative or of several axes.
+
+  Examples:
+    >>> import numpy as np
+    >>> from htga_optax.diagnostics import spike_rules
+    >>> norms = np.ones(200) + 0.1 * np.arange(200) % 0.3
+    >>> norms[150] = 100.0
+    >>> for name, after in spike_rules.apply(norms).items():
+    ...   print(f"{name}: {after[150]:.0f}")
+    clip_by_tail_quantile(1e-3): 1
+    mean + 6 sd of 128: 0
+    mean + 3 sd of 128: 1
+    ZClip: 1
+    AdaGC: 1
+    AutoClip: 1
+    20 times the mean: 0
+  """
+  x = np.ma.filled(np.ma.asarray(norms, np.float64), np.nan)
+  if x.ndim != 1:
+    raise ValueError(f"norms must be one-dimensional, got shape {x.shape}.")
+  if np.any(x < 0):
+    raise ValueError(f"norms must not be negative, got {np.min(x)}.")
+  with np.errstate(over="ignore"):
+    r = x.astype(np.float32)
+  good = np.isfinite(r)
+  chunks = np.pad(r[good], (0, -np.sum(good) % _CHUNK), constant_values=1.0)
+  found = {}
+  for name, make in rules.items():
+    state, run = _compiled(make)
+    factors = [np.zeros(0)]
+    for chunk in chunks.reshape(-1, _CHUNK):
+      state, factor = run(state, chunk)
+      factors.append(np.asarray(factor))
+    found[name] = np.zeros(x.size)
+    factor = np.concatenate(factors)[: np.sum(good)]
+    found[name][good] = factor * x[good]
+  return found
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(make: Callable[[], Controller]) -> tuple[Any, Any]:
+  """The first state of a rule, and (state, norms) -> (state, factors)."""
+  controller = make()
+
+  def step(state, r):
+    factor, state = controller.update(r, state)
+    return state, jnp.where(jnp.isfinite(factor), factor, 0.0)
+
+  run = jax.jit(lambda state, r: lax.scan(step, state, r))
+  return jax.jit(controller.init)(), run
