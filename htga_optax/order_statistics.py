@@ -46,8 +46,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from htga_optax import _checks
+from htga_optax._states import known_state
 
 
+@known_state
 class SortedWindow(NamedTuple):
   """The last W values of a stream, in order of arrival and of size.
 

@@ -1,6 +1,7 @@
 """The numbers of a verdict."""
 
 from collections.abc import Callable, Mapping
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from htga_optax import _checks, estimators, intervals, order_statistics
 from htga_optax.diagnostics import fits
+from htga_optax.diagnostics.verdicts import _clip, _divergence, _spikes
 
 NORMS = (
   "update_norm",
@@ -19,7 +21,7 @@ NORMS = (
 )
 WINDOW = 2048  # how many values a verdict rests on, unless the user says
 FEWEST = 100  # values that a verdict needs
-CLIPPED = 1e-3  # the share of steps whose norm exceeds `Verdict.clip`
+UNTIED = 0.9  # the share of different values beyond which ties do not matter
 REPLICATIONS = 99  # of each bootstrap
 LEVEL = 0.05  # of the tests
 _BLOCKS = 40  # windows over the run, at most
@@ -32,7 +34,14 @@ class Verdict(NamedTuple):
     column: the column's name.
     values: the absolute values of the last window, [W].
     steps: the steps of these values, [W].
+    window: how many values were asked for; W is smaller in a short run.
     left_out: how many values of the whole column are not finite, or 0.
+    divergence: where the run diverged; None if it did not. A run that diverged
+      has no tail index (nan), no tests, and no clip.
+    spikes: the largest norms of the run over the level around them.
+    distinct: how many different values the window has.
+    resolution: the step of which all values of the window are multiples, if
+      they are rounded; 0 if not.
     tail_index: Hill's estimate from the window.
     interval: its interval of nominally 95 %, for dependent values.
     series: dependence, bias and drift of the window.
@@ -46,14 +55,19 @@ class Verdict(NamedTuple):
       of all values are fitted to these.
     lag: the first lag at which the ranks have a correlation below 0.1.
     tests: one test for each law that can be fitted.
-    clip: the norm that a share `CLIPPED` of the steps exceeds; nan if the tail
-      has no fit.
+    clip: what :func:`htga_optax.clip_by_tail_quantile` does on the last norms,
+      at a rate of `CLIPPED`; None if the run diverged.
   """
 
   column: str
   values: np.ndarray
   steps: np.ndarray
+  window: int
   left_out: int
+  divergence: _divergence.Divergence | None
+  spikes: _spikes.Spikes
+  distinct: int
+  resolution: float
   tail_index: float
   interval: tuple[float, float]
   series: intervals.Series
@@ -64,7 +78,7 @@ class Verdict(NamedTuple):
   apart: np.ndarray
   lag: int
   tests: list[fits.Goodness]
-  clip: float
+  clip: _clip.Clip | None
 
 
 def examine(
@@ -107,7 +121,11 @@ def examine(
   steps = np.asarray(columns.get("step", np.arange(1, x.size + 1)), float)
   usable = np.isfinite(x) & (x != 0) & (np.abs(x) < 1e37) & np.isfinite(steps)
   left_out = int(x.size - np.sum(usable))
-  x, steps = x[usable], steps[usable]
+  rows = np.flatnonzero(usable)
+  lost = steps[~np.isfinite(x)]
+  if 2 * lost.size > x.size:  # a log of several rows a step
+    lost = steps[np.isinf(x)]
+  x, steps = x[rows], steps[rows]
   if x.size < FEWEST:
     raise ValueError(
       f"{name} has {x.size} values that are finite and not 0; a verdict takes"
@@ -120,25 +138,40 @@ def examine(
   # In units of the median, so that float32 holds them.
   medians = np.median(windows, axis=1)
   scaled = np.asarray(windows / medians[:, None], np.float32)
-  examiner = jax.jit(_examiner(k))
+  examiner = _examiner(k)
   found = [jax.tree.map(np.asarray, examiner(one)) for one in scaled]
   alphas, limits, series = jax.tree.map(lambda *v: np.stack(v), *found)
   if not math.isfinite(alphas[-1]):
     raise ValueError(
       f"{name} has no tail to speak of: its {k + 1} largest values of the last"
-      f" {size} are equal."
+      f" {size} are equal. If they are norms behind a clip, log those before"
+      " it."
     )
   last = jax.tree.map(lambda v: float(v[-1]), series)
   stride = math.ceil(last.variance_inflation - 0.5)
   lag = _lag(x[-size:])
   thinned, apart = (x[-size:][::-step][::-1] for step in (stride, lag))
   tail = max(2, thinned.size // 10)
-  clip = scaled[-1], k, CLIPPED
-  return Verdict(
+  diverged = _divergence.divergence(np.abs(x), steps, lost, window)
+  loss = columns.get("loss")
+  spikes = _spikes.find(
+    np.abs(x),
+    steps,
+    rows,
+    None if loss is None else loss[rows],
+    _layers(columns, name),
+  )
+  distinct, resolution = _rounding(np.abs(x[-size:]))
+  found = Verdict(
     column=name,
     values=np.abs(x[-size:]),
     steps=steps[-size:],
+    window=window,
     left_out=left_out,
+    divergence=diverged,
+    spikes=spikes,
+    distinct=distinct,
+    resolution=resolution,
     tail_index=float(alphas[-1]),
     interval=(float(limits[-1, 0]), float(limits[-1, 1])),
     series=last,
@@ -148,9 +181,14 @@ def examine(
     k=tail,
     apart=apart,
     lag=lag,
+    tests=[],
+    clip=None,
+  )
+  if diverged:
+    return found._replace(tail_index=math.nan, interval=(math.nan, math.nan))
+  return found._replace(
     tests=_tests(thinned, tail, apart),
-    clip=float(medians[-1])
-    * float(jax.jit(estimators.tail_quantile, static_argnums=1)(*clip)),
+    clip=_clip.clip_at_the_end(np.abs(x), float(medians[-1])),
   )
 
 
@@ -168,6 +206,7 @@ def _column(columns: Mapping[str, np.ndarray], column: str | None) -> str:
   )
 
 
+@functools.lru_cache
 def _examiner(k: int) -> Callable[[jax.Array], Any]:
   """A function of a window: tail index, interval and :class:`Series`."""
 
@@ -176,7 +215,33 @@ def _examiner(k: int) -> Callable[[jax.Array], Any]:
     alpha = estimators.hill(values, k)
     return alpha, intervals.series_interval(alpha, k, series), series
 
-  return examined
+  return jax.jit(examined)
+
+
+def _layers(
+  columns: Mapping[str, np.ndarray], name: str
+) -> dict[str, np.ndarray]:
+  """The norms per layer, of the first column of norms that has some."""
+  for prefix in (name, *NORMS):
+    found = {
+      key.removeprefix(f"{prefix}/"): np.abs(x)
+      for key, x in columns.items()
+      if key.startswith(f"{prefix}/")
+    }
+    if found:
+      return found
+  return {}
+
+
+def _rounding(values: np.ndarray) -> tuple[int, float]:
+  """How many values differ, and the step of which all are multiples, or 0."""
+  different = np.unique(values)
+  if different.size > UNTIED * values.size or different.size < 3:
+    return different.size, 0.0
+  step = float(np.min(np.diff(different)))
+  multiples = (different - different[0]) / step
+  is_grid = np.max(np.abs(multiples - np.round(multiples))) < 0.01
+  return different.size, step if is_grid else 0.0
 
 
 def _lag(x: np.ndarray) -> int:

@@ -1,0 +1,70 @@
+"""Whether a run diverged, so that its norms have no law."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+GROWTH = 1e3  # of the level, beyond which a run has diverged
+STRETCH = 20  # norms whose median is the level
+_PARTS = 20  # of a run; the lowest level of an earlier part is that before
+
+
+class Divergence(NamedTuple):
+  """A level that grew beyond `GROWTH`, or norms that are no longer finite.
+
+  Attributes:
+    step: where it begins.
+    before: the lowest level of an earlier twentieth of the run.
+    largest: the largest finite norm from there on.
+    nonfinite: how many norms are not finite from there on.
+  """
+
+  step: float
+  before: float
+  largest: float
+  nonfinite: int
+
+
+def divergence(
+  norms: np.ndarray, steps: np.ndarray, lost: np.ndarray, window: int
+) -> Divergence | None:
+  """Finds out whether the last norms of a run are those of one that diverged.
+
+  The level is the median of `STRETCH` norms, of which those that are not finite
+  are the largest. A level above `GROWTH` times the lowest one of an earlier
+  twentieth of the run is no spike. Where a run has come back from such a level
+  before its last `window` norms, it counts as sound.
+
+  Args:
+    norms: the norms that are finite and not 0, [n].
+    steps: their steps, never falling, [n].
+    lost: the steps of the norms that are not finite, never falling.
+    window: how many of the last norms a verdict rests on.
+
+  Returns:
+    The :class:`Divergence`, or None.
+  """
+  places = np.searchsorted(steps, lost, side="right")
+  norms = np.insert(norms, places, np.inf)
+  steps = np.insert(steps, places, lost)
+  if norms.size < 2 * STRETCH:
+    return None
+  parts = np.array_split(norms, min(_PARTS, norms.size // STRETCH))
+  lowest = np.minimum.accumulate([np.median(part) for part in parts])
+  ends = np.cumsum([part.size for part in parts])
+  # The last stretch ends with the run, the first begins in the second part.
+  count = (norms.size - ends[0]) // STRETCH
+  begin = norms.size - STRETCH * np.arange(count, 0, -1)
+  levels = np.median(norms[begin[0] :].reshape(count, STRETCH), axis=1)
+  before = lowest[np.searchsorted(ends, begin, side="right") - 1]
+  grown = levels > GROWTH * before
+  if not np.any(grown & (begin + STRETCH > norms.size - window)):
+    return None
+  first = int(np.argmax(grown))
+  later = norms[begin[first] :]
+  return Divergence(
+    step=float(steps[begin[first]]),
+    before=float(before[first]),
+    largest=float(np.max(later[np.isfinite(later)], initial=before[first])),
+    nonfinite=int(np.sum(np.isinf(later))),
+  )
