@@ -47,6 +47,11 @@ DIVERGED = {
     replaced(calm(), np.flatnonzero(np.arange(N) % 4)[450:], np.inf),
     6000,
   ),
+  "begins near 0 and diverges": (
+    calm() * np.where(STEPS < 100, 1e-9, np.where(STEPS < 6000, 1, 1e6)),
+    6000,
+  ),
+  "stays infinite": (replaced(calm(), slice(100, None), np.inf), 1000),
   "ends in nan": (replaced(calm(), slice(780, None), np.nan), 7800),
 }
 SOUND = {
@@ -57,7 +62,8 @@ SOUND = {
   "jumps a hundredfold": calm() * np.where(STEPS < 6000, 1, 100),
   "a value in every tenth row": replaced(calm(), np.arange(N) % 10 > 0, np.nan),
   "a few are not finite": replaced(calm(), slice(20, None, 40), np.inf),
-  "tiny in the first rows": calm() * np.where(STEPS < 150, 1e-6, 1),
+  "begins near 0": calm() * np.minimum(1, np.geomspace(1e-10, 1e30, N)),
+  "stays near 0 for a fifth": calm() * np.where(STEPS < 1500, 1e-5, 1),
 }
 
 
@@ -75,9 +81,7 @@ def test_a_run_that_diverged_is_called_that(name):
   assert abs(found.step - onset) <= 10 * _divergence.STRETCH
   later = x[found.step <= STEPS]
   assert found.nonfinite == np.sum(~np.isfinite(later))
-  assert found.largest == np.max(
-    later[np.isfinite(later)], initial=found.before
-  )
+  assert found.largest == np.max(later[np.isfinite(later)], initial=0)
   assert found.before == pytest.approx(10, rel=0.1)
   table = {"step": STEPS, "norm": x}
   verdict = verdicts.examine(table)

@@ -7,6 +7,7 @@ import numpy as np
 GROWTH = 1e3  # of the level, beyond which a run has diverged
 STRETCH = 20  # norms whose median is the level
 _PARTS = 20  # of a run; the lowest level of an earlier part is that before
+_NEAR_ZERO = 1e-2  # of the lower quartile of the levels: no level to grow from
 
 
 class Divergence(NamedTuple):
@@ -15,7 +16,7 @@ class Divergence(NamedTuple):
   Attributes:
     step: where it begins.
     before: the lowest level of an earlier twentieth of the run.
-    largest: the largest finite norm from there on.
+    largest: the largest finite norm from there on; 0 if there is none.
     nonfinite: how many norms are not finite from there on.
   """
 
@@ -32,8 +33,9 @@ def divergence(
 
   The level is the median of `STRETCH` norms, of which those that are not finite
   are the largest. A level above `GROWTH` times the lowest one of an earlier
-  twentieth of the run is no spike. Where a run has come back from such a level
-  before its last `window` norms, it counts as sound.
+  twentieth of the run is no spike. Levels near 0 do not count: zero
+  initialization makes a run begin with them. Where a run has come back from
+  such a level before its last `window` norms, it counts as sound.
 
   Args:
     norms: the norms that are finite and not 0, [n].
@@ -47,10 +49,14 @@ def divergence(
   places = np.searchsorted(steps, lost, side="right")
   norms = np.insert(norms, places, np.inf)
   steps = np.insert(steps, places, lost)
-  if norms.size < 2 * STRETCH:
+  if np.sum(np.isfinite(norms)) < 2 * STRETCH:
     return None
   parts = np.array_split(norms, min(_PARTS, norms.size // STRETCH))
-  lowest = np.minimum.accumulate([np.median(part) for part in parts])
+  medians = np.array([np.median(part) for part in parts])
+  finite = medians[np.isfinite(medians)]
+  usual = np.quantile(finite, 0.25) if finite.size else 0.0
+  counted = np.where(medians < _NEAR_ZERO * usual, np.inf, medians)
+  lowest = np.minimum.accumulate(counted)
   ends = np.cumsum([part.size for part in parts])
   # The last stretch ends with the run, the first begins in the second part.
   count = (norms.size - ends[0]) // STRETCH
@@ -65,6 +71,6 @@ def divergence(
   return Divergence(
     step=float(steps[begin[first]]),
     before=float(before[first]),
-    largest=float(np.max(later[np.isfinite(later)], initial=before[first])),
+    largest=float(np.max(later[np.isfinite(later)], initial=0.0)),
     nonfinite=int(np.sum(np.isinf(later))),
   )
