@@ -7,6 +7,7 @@ layer, with batches of 128.
 
 import jax
 import jax.numpy as jnp
+from models import patches
 import numpy as np
 import optax
 import pytest
@@ -20,16 +21,6 @@ SIZE = 128
 
 def cross_entropy(logits, y):
   return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
-
-
-def patches(x, stride):
-  height, width = x.shape[1:3]
-  x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
-  corners = [(i, j) for i in range(3) for j in range(3)]
-  return jnp.concatenate(
-    [x[:, i : i + height : stride, j : j + width : stride] for i, j in corners],
-    axis=-1,
-  )
 
 
 def weights(*shapes):

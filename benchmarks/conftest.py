@@ -5,11 +5,16 @@ opponent in the set-up of that round, so that a busy machine slows both. Rows
 end up in benchmarks/README.md between its two markers.
 """
 
+import pathlib
 import statistics
+import sys
 import time
 
 import pytest
 import tables
+
+# The networks of the examples are timed too.
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
 ROWS = []
 

@@ -1,6 +1,6 @@
 """How often does an interval hold, and how often is the tail model rejected?
 
-`python benchmarks/coverage.py` puts both tables into benchmarks/README.md. Data
+`python benchmarks/coverage.py` puts its tables into benchmarks/README.md. Data
 are NumPy's and SciPy's with fixed seeds.
 """
 
@@ -12,7 +12,8 @@ import numpy as np
 from scipy import stats
 import tables
 
-from htga_optax import estimators, intervals, order_statistics, streaming
+import htga_optax
+from htga_optax import estimators, intervals, order_statistics
 
 SIZES = ((256, 25), (1024, 64))
 REPLICATIONS = 2000
@@ -148,20 +149,25 @@ def coverage_table(window_size, k):
 # -- verdicts ---------------------------------------------------------------
 
 
+def readings(norms, window_size, k, level_decay):
+  """What track_tail_index reads at each step, once it has seen 3W norms."""
+  tx = htga_optax.track_tail_index(window_size, k, level_decay=level_decay)
+
+  def step(state, r):
+    _, state = tx.update(r[None], state)
+    statistics = jnp.abs(state.tail_model_statistics) > 2.5
+    return state, (state.tail_index, state.tail_index_interval, statistics)
+
+  scan = jax.jit(lambda x: lax.scan(step, tx.init(jnp.zeros([1])), x)[1])
+  found = scan(jnp.asarray(norms, jnp.float32))
+  return [np.asarray(x)[3 * window_size :] for x in found]
+
+
 def verdicts(law, window_size, k):
   """Shares of the steps of one long series that are flagged."""
-  init, update, estimate = streaming.windowed_hill(window_size, k)
-
-  def step(state, x):
-    state = update(state, x)
-    found = estimate(state)
-    return state, (found.drift, found.misfit)
-
-  x = jnp.asarray(law(np.random.default_rng(0), (STEPS,)), jnp.float32)
-  scan = jax.jit(lambda x: lax.scan(step, init(), x)[1])
-  drift, misfit = (np.asarray(v)[window_size:] for v in scan(x))
-  flags = [np.abs(drift) > 2.5, np.abs(misfit) > 2.5]
-  return [np.mean(flag) for flag in (*flags, flags[0] | flags[1])]
+  norms = law(np.random.default_rng(0), (STEPS,))
+  *_, flags = readings(norms, window_size, k, 0.97)
+  return [*np.mean(flags, axis=0), np.mean(np.any(flags, axis=1))]
 
 
 def verdict_table():
@@ -198,9 +204,47 @@ def trend_table():
   return tables.table(head, rows)
 
 
+TIME = np.arange(60_000)
+LEVELS = {
+  "": np.ones(TIME.size),
+  ", falls by e in 500 steps": np.exp(-(TIME % 2000) / 500),
+  ", jumps tenfold every 1,000": 10.0 ** (TIME // 1000 % 2),
+  ", random walk": np.exp(
+    0.03 * np.cumsum(np.random.default_rng(5).standard_normal(TIME.size))
+  ),
+}
+
+
+def level_cell(norms, tail_index, level_decay):
+  found, interval, flags = readings(norms, 256, 16, level_decay)
+  low, high = interval.T
+  held = "-"
+  if tail_index is not None:
+    held = f"{100 * np.mean((low <= tail_index) & (tail_index <= high)):.0f}"
+  ratio = np.median(high / np.maximum(low, 1e-6))
+  flagged = 100 * np.mean(np.any(flags, axis=1))
+  return f"{np.median(found):.3g} ({ratio:.3g}), {held}, {flagged:.0f}"
+
+
+def level_table():
+  """The tracker over a level and without one, W = 256 and k = 16."""
+  head = ["median (upper over lower end), percent that hold, percent flagged"]
+  head += ["over the level", "as they are"]
+  laws = TAILS | {name: (law, None) for name, law in LIGHT.items()}
+  rows = []
+  for name, (law, tail_index) in laws.items():
+    moves = name in ("independent Pareto(1.5)", "half-normal", "chi(1000)")
+    for change, level in LEVELS.items():
+      if moves or not change:
+        norms = law(np.random.default_rng(0), (TIME.size,)) * level
+        cells = [level_cell(norms, tail_index, d) for d in (0.97, None)]
+        rows.append([name + change, *cells])
+  return tables.table(head, rows)
+
+
 if __name__ == "__main__":
   lines = [tables.machine("make tables")]
   for sizes in SIZES:
     lines += ["", *coverage_table(*sizes)]
-  lines += ["", *verdict_table(), "", *trend_table()]
+  lines += ["", *verdict_table(), "", *level_table(), "", *trend_table()]
   tables.write("coverage", lines)

@@ -1,9 +1,8 @@
 """How often does a spike filter fire, without a spike and with one?
 
 `python benchmarks/false_alarms.py` puts four tables into benchmarks/README.md.
-Every rule sees the same norms, one a step. The rules of others are restated
-from their papers and documentation, with their defaults; none of their code
-runs here.
+Every rule sees the same norms, one a step; `diagnostics.spike_rules` has what
+they are.
 """
 
 import itertools
@@ -17,6 +16,7 @@ from scipy import stats
 import tables
 
 import htga_optax
+from htga_optax.diagnostics import spike_rules
 
 P = 1e-3
 STEPS = 1_000_000
@@ -25,94 +25,28 @@ RUNS = 1_000  # of few steps
 PERIOD = 20_000  # in which a level changes tenfold
 
 
-# -- rules: (step, state) of a scan, or a function of all norms -------------
+# -- rules ------------------------------------------------------------------
 
 
-def ours(window_size, k):
-  """clip_by_tail_quantile on an update of one entry."""
-  tx = htga_optax.clip_by_tail_quantile(P, window_size, k)
-
-  def step(state, r):
-    _, new = tx.update(r[None], state)
-    return new, new.exceedance_count > state.exceedance_count
-
-  return step, tx.init(jnp.zeros([1]))
-
-
-def mean_and_deviations(window_size=128, deviations=6.0):
-  """Levanter and MaxText: skip beyond the mean + 6 sd of the last 128 norms.
-
-  They skip on the loss too, of which there is none here. A skipped norm enters
-  the window.
-  """
-
-  def step(window, r):
-    most = jnp.mean(window) + deviations * jnp.std(window, ddof=1)
-    return jnp.append(window[1:], r), r > most
-
-  return step, jnp.zeros([window_size])
-
-
-def z_score(z_most=2.5, decay=0.97, warm_up=25):
-  """ZClip: clip to mean + sd z_most^2/z where z = (r - mean)/sd > z_most.
-
-  What is clipped enters the averages as clipped; the first 25 norms start
-  them. (Its code also clips at a fixed norm, unless told not to.)
-  """
-
-  def step(state, r):
-    mean, variance, count, first = state
-    deviation = jnp.sqrt(variance)
-    z = (r - mean) / (deviation + 1e-6)
-    fires = (count >= warm_up) & (z > z_most)
-    kept = jnp.where(fires, mean + deviation * z_most**2 / z, r)
-    new_mean = decay * mean + (1 - decay) * kept
-    variance = decay * variance + (1 - decay) * (kept - new_mean) ** 2
-    starts = count < warm_up
-    first = jnp.where(starts, first.at[count].set(r), first)
-    mean = jnp.where(starts, jnp.mean(first), new_mean)
-    variance = jnp.where(starts, jnp.var(first), variance)
-    return (mean, variance, count + 1, first), fires
-
-  zero = jnp.zeros([])
-  return step, (zero, zero, jnp.int32(0), jnp.zeros([warm_up]))
-
-
-def percentile(q):
-  """Clip beyond the q-th percentile of all norms so far; AutoClip's q is 10.
-
-  It is taken anew whenever there is a hundredth more of them.
-  """
-
-  def fires(norms):
-    fired = np.zeros(len(norms), bool)
-    at = 1
-    while at < len(norms):
-      end = min(max(at + 1, at * 101 // 100), len(norms))
-      fired[at:end] = norms[at:end] > np.percentile(norms[:at], q)
-      at = end
-    return fired
-
-  return fires
+def ours(*sizes, **options):
+  clip = htga_optax.clip_by_tail_quantile(P, *sizes, **options)
+  return spike_rules.law_of(clip)
 
 
 RULES = {
-  "`clip_by_tail_quantile(1e-3)`": ours(1024, 128),
-  "the same, W = 256, k = 32": ours(256, 32),
-  "mean + 6 sd of 128": mean_and_deviations(),
-  "z-score of 2.5 (ZClip)": z_score(),
-  "99.9th percentile of all": percentile(99.9),
-  "10th percentile of all (AutoClip)": percentile(10),
+  "`clip_by_tail_quantile(1e-3)`": ours,
+  "the same, W = 256, k = 32": lambda: ours(256, 32),
+  "the same, `level_decay=None`": lambda: ours(level_decay=None),
+  "mean + 6 sd of 128": spike_rules.mean_and_deviations,
+  "z-score of 2.5 (ZClip)": spike_rules.zclip,
+  "99.9th percentile of all": lambda: spike_rules.autoclip(99.9),
+  "10th percentile of all (AutoClip)": spike_rules.autoclip,
 }
 
 
-def fire(rule, norms):
-  """At which steps a rule fires."""
-  if callable(rule):
-    return rule(norms)
-  step, state = rule
-  run = jax.jit(lambda xs: lax.scan(step, state, xs)[1])
-  return np.asarray(run(jnp.asarray(norms, jnp.float32)))
+def fire(norms):
+  """At which steps each rule fires, [rules, steps]."""
+  return [x < norms for x in spike_rules.apply(norms, RULES).values()]
 
 
 # -- norms ------------------------------------------------------------------
@@ -150,12 +84,14 @@ def without_spikes(rng):
     )
     jumps = f"{name}, the same fall, then tenfold at once"
     yield isf(rng.random(STEPS)) * 10**-part, {jumps: settled}
+    often = f"{name}, tenfold up or down every 5,000"
+    yield isf(rng.random(STEPS)) * 10.0 ** (time // 5000 % 2), {often: settled}
 
 
 def false_alarms(rng):
   rows = []
   for norms, places in without_spikes(rng):
-    fired = [fire(rule, norms) for rule in RULES.values()]
+    fired = fire(norms)
     for name, place in places.items():
       rates = (f"{1e3 * np.mean(f[place]):.2f}" for f in fired)
       rows.append([name, *rates])
@@ -169,7 +105,7 @@ def spikes_caught(rng):
     is_spike = rng.random(STEPS) < 1e-3
     norms = np.where(is_spike, 10 * isf(P), isf(rng.random(STEPS)))
     place = is_spike & (np.arange(STEPS) >= SETTLED)
-    fired = [fire(rule, norms) for rule in RULES.values()]
+    fired = fire(norms)
     rows.append([name, *(f"{100 * np.mean(f[place]):.1f}" for f in fired)])
   return tables.table(["spikes caught, percent", *RULES], rows)
 

@@ -157,7 +157,9 @@ def shift_in(values: jax.Array, x: jax.Array) -> jax.Array:
   return jnp.where(place == values.size - 1, x, shifted)
 
 
-def spread_ties(ascending: jax.Array) -> jax.Array:
+def spread_ties(
+  ascending: jax.Array, count: jax.Array | int | None = None
+) -> jax.Array:
   r"""Spreads equal values over what their resolution leaves open.
 
   Values that were rounded are equal in blocks. A block of c values v becomes
@@ -170,6 +172,8 @@ def spread_ties(ascending: jax.Array) -> jax.Array:
 
   Args:
     ascending: values in ascending order, finite, [n].
+    count: how many of the largest are values, an integer, []; those below them
+      only fill the array. None for n.
 
   Returns:
     The values, ascending, [n].
@@ -183,7 +187,8 @@ def spread_ties(ascending: jax.Array) -> jax.Array:
   a = ascending
   first = jnp.searchsorted(a, a, side="left")
   behind = jnp.searchsorted(a, a, side="right")
-  below = jnp.where(first > 0, a - a[jnp.maximum(first - 1, 0)], jnp.inf)
+  lowest = 0 if count is None else a.size - count
+  below = jnp.where(first > lowest, a - a[jnp.maximum(first - 1, 0)], jnp.inf)
   last = a.size - 1
   above = jnp.where(behind <= last, a[jnp.minimum(behind, last)] - a, jnp.inf)
   h = jnp.minimum(below, above)

@@ -28,7 +28,7 @@ class Case:
     readings: fields that `optax.tree.get` must find exactly once.
     static_args: arguments that `optax.inject_hyperparams` must not trace.
     forgets: whether a bad step that is finite has left the measured index after
-      nine more, as it has left the window; from an average it only fades.
+      nine more, as it has left the window; from a level or an average it fades.
     follows_clock: whether the update depends on how many steps there were.
   """
 
@@ -98,11 +98,12 @@ CASES = [
     SIZES,
     readings=MEASURED,
     static_args=STATIC,
+    forgets=False,
   ),
   Case(
     "track_tail_index_per_layer",
     htga_optax.track_tail_index,
-    SIZES | {"per_layer": True},
+    SIZES | {"per_layer": True, "level_decay": None},
     readings=MEASURED,
     static_args=STATIC,
   ),
@@ -285,13 +286,19 @@ CASES = [
     {"learning_rate": 0.1, "threshold": None, "key": 3, "scale": None},
     static_args=("key",),
   ),
-  Case("relay", relay_of_two_listeners, readings=(*MEASURED, "amplification")),
+  Case(
+    "relay",
+    relay_of_two_listeners,
+    readings=(*MEASURED, "amplification"),
+    forgets=False,
+  ),
   Case(
     "scale_by_htga",
     htga_optax.scale_by_htga,
     SIZES,
     readings=(*MEASURED, "amplification"),
     static_args=STATIC,
+    forgets=False,
   ),
   Case(
     "scale_by_htga_per_layer",
@@ -301,6 +308,7 @@ CASES = [
       "per_layer": True,
       "response": "ratio",
       "tau": 2.0,
+      "level_decay": None,
       "unless_rejected": True,
     },
     readings=(*MEASURED, "amplification"),
@@ -312,6 +320,7 @@ CASES = [
     SIZES | {"learning_rate": 0.1, "momentum": 0.9, "beta": -1.0},
     readings=(*MEASURED, "amplification"),
     static_args=STATIC,
+    forgets=False,
   ),
   Case(
     "tail_index_sgd",
@@ -321,6 +330,7 @@ CASES = [
       "learning_rate": 0.1,
       "momentum": 0.9,
       "nesterov": True,
+      "level_decay": None,
       "unless_rejected": True,
     },
     readings=(*MEASURED, "rate_scale"),

@@ -277,17 +277,20 @@ class WindowedHill:
 
 
 class Tracker:
-  """Norms in a list; 0 without an estimate, 1e6 for equal norms."""
+  """Norms over their level in a list; 0 without an estimate, 1e6 for equal
+  ones."""
 
-  def __init__(self, window_size, k):
+  def __init__(self, window_size, k, level_decay=0.97):
     self.window_size, self.k = window_size, k
     self.norms, self.tail_index, self.nonfinite_count = [], 0.0, 0
+    self.level = Level(level_decay)
 
   def update(self, r):
     if not math.isfinite(r):
       self.nonfinite_count += 1
       return self.tail_index
-    self.norms = [*self.norms, r][-self.window_size :]
+    self.norms = [*self.norms, r / self.level.scale(r)][-self.window_size :]
+    self.level.update(r)
     if len(self.norms) == self.window_size:
       top = sorted(self.norms)[-(self.k + 1) :]
       self.tail_index = 0.0
@@ -371,39 +374,90 @@ class TailClipper:
   """clip_by_tail_quantile on norms: the clipped norm, quantile and count."""
 
   def __init__(
-    self, p, window_size, k, skip=False, max_norm=math.inf, history=()
+    self,
+    p,
+    window_size,
+    k,
+    skip=False,
+    max_norm=math.inf,
+    history=(),
+    level_decay=0.97,
   ):
     self.p, self.window_size, self.k, self.skip = p, window_size, k, skip
-    self.max_norm, self.norms, self.count = max_norm, list(history), 0
+    self.max_norm, self.ratios, self.count = max_norm, [], 0
+    self.level = Level(level_decay)
+    for r in history:
+      self.ratios.append(r / self.level.scale(r))
+      self.level.update(r)
+    self.ratios = self.ratios[-window_size:]
 
   def quantile(self):
-    n = len(self.norms)
+    n = len(self.ratios)
     k = n * self.k // self.window_size
     if n < min(64, self.window_size) or k < 5:
       return 0.0
-    largest = sorted(self.norms)[-(self.k + 1) :]
+    largest = sorted(self.ratios)[-(self.k + 1) :]
     if largest[0] == largest[-1]:
-      return largest[0] if min(self.norms) < largest[0] else 0.0
+      return largest[0] if min(self.ratios) < largest[0] else 0.0
     *_, u = spread(largest)[: len(largest) - k]
     excesses = [v - u for v in spread(largest)[-k:]]
     xi, sigma = generalized_pareto_fit(excesses)
-    q = self.p * n / k
+    t = math.log(k / (n * self.p))
+    # The errors of sigma and xi at xi = 0, and what they do to the quantile.
+    covariance = np.array([[2, -1], [-1, 1]]) / k
+    slopes = np.array([t, t**2 / 2])
+    variance = slopes @ covariance @ slopes + 1 / k
+    q = self.p / (1 + variance / 2) * n / k
     return u + sigma / xi * (q**-xi - 1)
 
   def update(self, r):
-    q = self.quantile()
+    ratio = self.quantile()
+    scale = self.level.scale(r if math.isfinite(r) else 1.0)
+    q = ratio * scale
     if not math.isfinite(r):
       self.count += 1
       return 0.0, q, self.count
-    clipped, kept = r, r
+    clipped, kept = r, r / scale
     most = min(q if q > 0 else math.inf, self.max_norm)
     if r > most:
       self.count += 1
       clipped = 0.0 if self.skip else most
     if q > 0:
-      kept = min(r, 1.5 * q)
-    self.norms = [*self.norms, kept][-self.window_size :]
+      kept = min(kept, 1.5 * ratio)
+    self.ratios = [*self.ratios, kept][-self.window_size :]
+    self.level.update(r)
     return clipped, q, self.count
+
+
+class Level:
+  """The level of norms: an average of logarithms, each step cut at 1."""
+
+  def __init__(self, decay):
+    self.decay, self.log, self.count = decay, None, 0
+
+  def scale(self, r):
+    if self.decay is None:
+      return 1.0
+    return r if self.log is None else math.exp(self.log)
+
+  def update(self, r):
+    if self.decay is None or r == 0:
+      return
+    self.count += 1
+    if self.log is None:
+      self.log = math.log(r)
+    step = (1 - self.decay) / (1 - self.decay**self.count)
+    self.log += step * min(max(math.log(r) - self.log, -1), 1)
+
+
+def over_level(norms, decay=0.97):
+  """Each norm over the level of those before it; what is not finite stays."""
+  level, ratios = Level(decay), []
+  for r in map(float, norms):
+    ratios.append(r / level.scale(r) if math.isfinite(r) else r)
+    if math.isfinite(r):
+      level.update(r)
+  return np.array(ratios)
 
 
 def hill_all(x):

@@ -1,5 +1,6 @@
 """Clipping at a tail quantile: against its twin, and at its stated rate."""
 
+import functools
 from pathlib import Path
 
 import jax
@@ -14,16 +15,30 @@ from scipy import stats
 import htga_optax
 from htga_optax import clip_by_tail_quantile, estimators
 
+CHUNK = 1000
 
-def scan(tx, norms):
-  """Clipped norms and states of a run with updates of one entry."""
+
+def scan(norms, *args, **kwargs):
+  """Clipped norms, quantiles and counts of a run of clip_by_tail_quantile with
+  updates of one entry; compiled once for the same arguments."""
+  state, run = compiled(args, tuple(kwargs.items()))
+  norms = np.asarray(norms, np.float32)
+  found = []
+  for chunk in np.pad(norms, (0, -norms.size % CHUNK)).reshape(-1, CHUNK):
+    state, seen = run(state, chunk)
+    found.append(seen)
+  return [np.concatenate(x)[: norms.size] for x in zip(*found)]
+
+
+@functools.cache
+def compiled(args, kwargs):
+  tx = clip_by_tail_quantile(*args, **dict(kwargs))
 
   def step(state, r):
     updates, state = tx.update(r[None], state)
     return state, (updates[0], state.tail_quantile, state.exceedance_count)
 
-  run = jax.jit(lambda xs: lax.scan(step, tx.init(jnp.zeros([1])), xs)[1])
-  return [np.asarray(x) for x in run(jnp.asarray(norms, jnp.float32))]
+  return tx.init(jnp.zeros([1])), jax.jit(functools.partial(lax.scan, step))
 
 
 LAWS = {
@@ -40,11 +55,16 @@ LAWS = {
   [
     ("halfnorm", None, {"skip": True}),
     ("pareto", None, {"max_norm": 20.0}),
-    ("pareto", None, {"history": [1.0, 3.0, 2.0] * 30}),
+    (
+      "pareto",
+      None,
+      {"history": tuple(stats.pareto(2).rvs(150, random_state=1))},
+    ),
+    ("lognorm", None, {"level_decay": None}),
     ("halfnorm", 1, {}),
-    ("abs_t3", 0, {"skip": True}),
+    ("abs_t3", 0, {"skip": True, "level_decay": None}),
   ],
-  ids=str,
+  ids=["skip", "max_norm", "history", "no_level", "one_decimal", "integers"],
 )
 def test_it_is_its_twin(law, decimals, options):
   """Also before the window of 100 is full, and of norms that are rounded."""
@@ -57,7 +77,7 @@ def test_it_is_its_twin(law, decimals, options):
   kwargs = {"window_size": 100, "k": 15} | options
   twin = reference.TailClipper(0.01, **kwargs)
   expected = np.array([twin.update(float(r)) for r in norms])
-  got = scan(clip_by_tail_quantile(0.01, **kwargs), norms)
+  got = scan(norms, 0.01, **kwargs)
   for values, wanted in zip(got, expected.T):
     np.testing.assert_allclose(values, wanted, rtol=2e-4)
   assert got[2][-1] > 3
@@ -65,14 +85,12 @@ def test_it_is_its_twin(law, decimals, options):
 
 @pytest.mark.parametrize("law", LAWS)
 def test_the_rate_of_false_alarms_is_the_one_stated(law):
-  """The 2 bounds of the rate are 3.5 binomial deviations or more from the
-  rates of benchmarks/false_alarms.py (1.2e-3 to 1.4e-3) at 1e5 steps, and
-  clips come alone, since they depend on independent norms."""
+  """The bounds are 0.8 and 1.25 times the rate, widened by two binomial
+  deviations of 1e5 steps; benchmarks/false_alarms.py has a million. Clips come
+  alone, since they depend on independent norms."""
   rvs, _ = LAWS[law]
-  *_, count = scan(
-    clip_by_tail_quantile(1e-3), rvs(size=100_000, random_state=1)
-  )
-  assert 0.5e-3 < count[-1] / (1e5 - 1024) < 2e-3
+  *_, count = scan(rvs(size=100_000, random_state=1), 1e-3)
+  assert 0.6e-3 < count[-1] / (1e5 - 1024) < 1.45e-3
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -82,7 +100,7 @@ def test_spikes_are_caught(law):
   is_spike = np.random.default_rng(2).random(50_000) < 2e-3
   is_spike[:1024] = False
   norms[is_spike] = 10 * quantile
-  clipped, q, _ = scan(clip_by_tail_quantile(1e-3), norms)
+  clipped, q, _ = scan(norms, 1e-3)
   caught = clipped[is_spike] < 0.999 * norms[is_spike]
   assert np.mean(caught) >= 0.99
   np.testing.assert_allclose(
@@ -93,16 +111,18 @@ def test_spikes_are_caught(law):
 def test_a_huge_spike_does_not_blind_it_and_a_risen_level_is_learnt():
   norms = stats.halfnorm.rvs(size=6000, random_state=3)
   norms[2000] = 1e30
-  _, q, _ = scan(clip_by_tail_quantile(1e-3), norms)
+  _, q, _ = scan(norms, 1e-3)
   assert 2.5 < q[2001] < 1.5 * q[2000]
   norms[3000:] *= 1000
-  _, q, count = scan(clip_by_tail_quantile(1e-3), norms)
+  _, q, count = scan(norms, 1e-3)
   assert count[-1] - count[2999] < 100
   assert q[4500] > 1000 * 2.5
 
 
-def test_equal_norms_are_left_alone():
-  clipped, q, count = scan(clip_by_tail_quantile(0.01, 32, 8), np.ones(100))
+@pytest.mark.parametrize("sizes", [(32, 8), (128, 16)])
+def test_equal_norms_are_left_alone(sizes):
+  """Also while a part of the window is empty."""
+  clipped, q, count = scan(np.ones(100), 0.01, *sizes)
   np.testing.assert_array_equal(clipped, 1)
   assert not q.any() and not count.any()
 
@@ -123,24 +143,27 @@ def half_zeros(x):
 @pytest.mark.parametrize("law", ["halfnorm", "pareto"])
 def test_ties_do_not_switch_it_off(law, tie):
   """There is a quantile in every step, and the rate is the one stated. (Of
-  40,000 steps; the bounds are 4 binomial deviations from 1.2e-3 to 1.5e-3.)"""
+  40,000 steps, whose binomial deviation is 0.16e-3.)"""
   norms = tie(LAWS[law][0](size=40_000, random_state=4))
-  _, q, count = scan(clip_by_tail_quantile(1e-3), norms)
+  _, q, count = scan(norms, 1e-3)
   assert np.all(q[64:] > 0)
   assert 0.4e-3 < (count[-1] - count[1024]) / (norms.size - 1024) < 2.3e-3
 
 
 def test_behind_another_clip_the_quantile_is_its_norm():
+  """Without a level; over one, a step at that norm is clipped now and then."""
   norms = np.minimum(stats.halfnorm.rvs(size=5000, random_state=5), 1.0)
-  clipped, q, count = scan(clip_by_tail_quantile(1e-3), norms)
+  clipped, _, count = scan(norms, 1e-3)
+  assert np.all(clipped > 0.8 * norms) and count[-1] < 10
+  clipped, q, count = scan(norms, 1e-3, level_decay=None)
   np.testing.assert_array_equal(clipped, norms.astype(np.float32))
   assert not count.any()
   np.testing.assert_allclose(q[1024:], 1.0, rtol=1e-6)
 
 
 def test_it_starts_after_64_norms():
-  """At a rate of 4 in a thousand at first (benchmarks/false_alarms.py). Of the
-  6,400 steps here, 6 is two binomial deviations more; the seed is fixed."""
+  """At a rate of 3 in a thousand at first (benchmarks/false_alarms.py). Of the
+  6,400 steps here, 5 is three binomial deviations more; the seed is fixed."""
   norms = stats.halfnorm.rvs(size=(100, 128), random_state=6)
   tx = clip_by_tail_quantile(1e-3)
 
@@ -149,7 +172,7 @@ def test_it_starts_after_64_norms():
     return lax.scan(step, tx.init(jnp.zeros([1])), xs)[0]
 
   state = jax.jit(jax.vmap(run))(jnp.asarray(norms, jnp.float32))
-  assert np.mean(state.exceedance_count) / 64 < 6e-3
+  assert np.mean(state.exceedance_count) / 64 < 5e-3
   assert np.all(state.tail_quantile > 0)
   spike, _ = tx.update(jnp.float32([1e6]), jax.tree.map(lambda x: x[0], state))
   assert spike[0] < 20
@@ -159,7 +182,7 @@ def test_a_spike_too_large_for_a_fit_is_no_quantile():
   """A tail without a fit that is not flat either."""
   norms = np.ones(80) + np.arange(80)
   norms[3] = 3e37  # before anything is clipped
-  _, q, _ = scan(clip_by_tail_quantile(1e-3, 64, 16), 1e-3 * norms)
+  _, q, _ = scan(1e-3 * norms, 1e-3, 64, 16)
   assert not q[:67].any() and np.all(q[68:] > 0)
 
 
@@ -168,11 +191,9 @@ def test_max_norm_holds_from_the_first_step_on():
   norms[:10] = 50.0
   kwargs = {"window_size": 64, "k": 16}
   schedule = lambda count: jnp.where(count < 20, 5.0, 1.05)
-  clipped, *_ = scan(clip_by_tail_quantile(1e-3, **kwargs, max_norm=7.0), norms)
+  clipped, *_ = scan(norms, 1e-3, **kwargs, max_norm=7.0)
   np.testing.assert_allclose(clipped[:10], 7.0, rtol=1e-6)
-  clipped, *_ = scan(
-    clip_by_tail_quantile(1e-3, **kwargs, max_norm=schedule), norms
-  )
+  clipped, *_ = scan(norms, 1e-3, **kwargs, max_norm=schedule)
   np.testing.assert_allclose(clipped[:10], 5.0, rtol=1e-6)
   assert np.max(clipped[20:]) <= 1.05 * (1 + 1e-6)
 
@@ -184,9 +205,9 @@ def test_a_run_that_goes_on_is_not_blind():
   state = tx.init(jnp.zeros([1]))
   assert state.tail_fit[2] > 0
   spike, state = jax.jit(tx.update)(jnp.float32([100.0]), state)
-  _, q, _ = scan(clip_by_tail_quantile(1e-3), norms)
+  _, q, _ = scan(norms, 1e-3)
   # The first steps of the other run were clipped a little.
-  np.testing.assert_allclose(state.tail_quantile, q[-1], rtol=0.02)
+  np.testing.assert_allclose(state.tail_quantile, q[-1], rtol=0.05)
   np.testing.assert_allclose(spike[0], state.tail_quantile, rtol=1e-6)
   assert jax.eval_shape(tx.init, jnp.zeros([1])) is not None
 
@@ -195,19 +216,67 @@ LOG = Path(__file__).parents[2] / "shared/data/norm_logs/llmc_gpt2_124m.csv"
 
 
 @pytest.mark.skipif(not LOG.exists(), reason="no logs beside the repository")
-@pytest.mark.parametrize("window_size, k", [(1024, 128), (256, 32)])
-def test_on_the_log_of_a_language_model(window_size, k):
-  """Of 19,560 norms with two decimals: both spikes, 2.02 and 1.44 at a level of
-  0.27, are clipped to about twice that. The rate is that of a level that falls
-  seventyfold, with few norms: up to 2.7 in a thousand were seen."""
+@pytest.mark.parametrize(
+  "window_size, k, most", [(1024, 128, 0.6), (256, 32, 0.9)]
+)
+def test_on_the_log_of_a_language_model(window_size, k, most):
+  """Of 19,560 norms with two decimals, from 15.4 down to 0.22: both spikes,
+  2.02 and 1.44 at a level of 0.27, are clipped to two or three times that."""
   norms = np.genfromtxt(LOG, delimiter=",", names=True)["grad_norm"]
-  clipped, q, count = scan(clip_by_tail_quantile(1e-3, window_size, k), norms)
+  clipped, q, count = scan(norms, 1e-3, window_size, k)
   assert np.all(q[64:] > 0)
-  for step, most in ((9025, 0.6), (7435, 0.6)):
+  for step in (9025, 7435):
     (i,) = np.flatnonzero(norms[step - 50 : step + 50] > 1.4)
     assert clipped[step - 50 + i] < most
   rate = (count[-1] - count[window_size]) / norms.size
-  assert rate < 3e-3
+  assert rate < 2e-3
+
+
+RUNS = LOG.with_name("algoperf_grad_norms.npz")
+
+
+@pytest.mark.skipif(not RUNS.exists(), reason="no logs beside the repository")
+def test_on_runs_whose_level_moves():
+  """At most 2 in a thousand of the norms of AlgoPerf, once a window is full.
+
+  Rows are 100 steps apart. Over the raw norms it clips 14. Runs that diverge
+  are left out.
+  """
+  log = np.load(RUNS)
+  ends = np.cumsum(log["lengths"])
+  runs = np.split(log["norms"], ends[:-1])
+  runs = [r for r in runs if r.size > 1024]
+  calm = [r for r in runs if np.ptp(np.log(np.maximum(r, 1e-9))) < 14]
+  norms = np.concatenate(calm)
+  age = np.concatenate([np.arange(r.size) for r in calm])
+  tx = clip_by_tail_quantile(1e-3)
+
+  def step(state, run):
+    age, r = run
+    state = optax.tree.where(age == 0, tx.init(r[None]), state)
+    _, new = tx.update(r[None], state)
+    return new, new.exceedance_count - state.exceedance_count
+
+  scan = jax.jit(lambda *run: lax.scan(step, tx.init(jnp.zeros([1])), run)[1])
+  fired = np.asarray(scan(age, norms))
+  full = (age >= 1024) & np.isfinite(norms)
+  assert np.sum(full) > 200_000
+  assert 0.5e-3 < np.mean(fired[full]) < 2e-3
+
+
+@pytest.mark.parametrize("law", ["halfnorm", "pareto", "chi"])
+def test_a_jump_of_the_level_is_followed_within_200_steps(law):
+  """Up tenfold and down again every 5,000 steps. From 100 steps after a rise
+  on, the rate is the one stated: of 700 steps in a window of seven rises none
+  or one is expected, and 4 have a probability below 1 percent."""
+  time = np.arange(75_000)
+  norms = LAWS[law][0](size=time.size, random_state=9)
+  norms *= 10.0 ** (time // 5000 % 2)
+  *_, count = scan(norms, 1e-3)
+  fired = np.diff(count, prepend=0)
+  risen = (time // 5000 % 2 == 1) & (time % 5000 >= 100)
+  assert np.sum(fired[risen & (time % 5000 < 200)]) < 4
+  assert 0.5e-3 < np.mean(fired[risen]) < 2e-3
 
 
 def test_a_step_is_scaled_and_keeps_dtype_and_direction():
@@ -314,6 +383,7 @@ def test_isf_is_scipys(xi):
     ({"history": [1.0], "per_layer": True}, ValueError, "one of global norms"),
     ({"history": [2.0, -1.0]}, ValueError, "one of norms, got -1.0"),
     ({"history": [[1.0]]}, ValueError, r"got shape \(1, 1\)"),
+    ({"level_decay": 1.0}, ValueError, r"level_decay must be in \(0, 1\)"),
   ],
 )
 def test_bad_arguments_are_named(kwargs, error, words):

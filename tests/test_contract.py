@@ -194,7 +194,7 @@ def test_one_trace_in_many_steps(case):
     _, state = step(at(grads, i), state, params)
 
 
-@variants_are_slow
+@few_are_fast
 def test_jit_is_eager_and_scan_is_loop(case):
   """Compared around the step that fills the window, the eighth. The second step
   that nobody jits compiles nothing, but for a loss, which is the caller's."""
@@ -234,7 +234,7 @@ def test_readings_are_found_once(case):
     assert optax.tree.get(nested, name) is not None
 
 
-@variants_are_slow
+@few_are_fast
 def test_vmap_over_seeds(case):
   params = cases.params()
   grads = [cases.gradients(10, seed=seed) for seed in range(3)]
@@ -553,7 +553,7 @@ def test_sizes_that_are_not_given_need_no_static_args(case):
   static = [name for name in case.static_args if name in kwargs]
   tx = optax.inject_hyperparams(case.factory, static_args=static)(**kwargs)
   params, grads = cases.params(), at(cases.gradients(1), 0)
-  step_of(tx, case.extra_args)(grads, tx.init(params), params)
+  jax.eval_shape(step_of(tx, case.extra_args), grads, tx.init(params), params)
 
 
 @few_are_fast
@@ -641,7 +641,20 @@ def test_two_trackers_of_a_kind_both_measure(case):
   assert all(name.startswith(("members/0/", "members/2/")) for name in both)
 
 
-@trackers
+@pytest.mark.parametrize(
+  "case",
+  [
+    pytest.param(
+      case,
+      marks=()
+      if case.name in ("track_tail_index", "track_sharpness_of_a_loss")
+      else pytest.mark.slow,
+    )
+    for case in cases.CASES
+    if case.factory in cases.TRACKERS
+  ],
+  ids=lambda case: case.name,
+)
 @pytest.mark.parametrize(
   "search",
   [

@@ -114,10 +114,12 @@ def test_a_run_gets_over_its_faults(name, guard, steps):
 
   if name in runs.WITH_A_WINDOW:
     last = np.float64(norms[-runs.WINDOW_SIZE :])
+    ratios = reference.over_level(norms)
+    ratios = ratios[np.isfinite(ratios)][-runs.WINDOW_SIZE :]
     np.testing.assert_allclose(
       optax.tree.get(state, "tail_index"),
-      reference.hill(last, runs.K),
-      rtol=1e-4,
+      reference.hill(ratios, runs.K),
+      rtol=1e-3,
     )
     np.testing.assert_allclose(last, usual_norms[-len(last) :], rtol=1e-2)
     chex.assert_trees_all_close(params, wanted, atol=1e-3)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import reference
 import runs
 
 # htga is scale_by_htga in a chain, with momentum.
@@ -69,8 +70,8 @@ def test_bfloat16_trains(name, dtype):
     last = [float(optax.tree.norm(cast(g, "float32"))) for g in seen]
     np.testing.assert_allclose(
       optax.tree.get(state, "arrivals"),
-      last[-runs.WINDOW_SIZE :],
-      rtol=2**-8,
+      reference.over_level(last)[-runs.WINDOW_SIZE :],
+      rtol=2**-7,
     )
 
 

@@ -88,3 +88,29 @@ def test_scale_saturates_instead_of_overflowing():
   np.testing.assert_array_equal(got, np.float16([65504, -65504, 3]))
   got = norms.scale(jnp.float16([np.inf, np.nan]), jnp.float32(0.0))
   np.testing.assert_array_equal(got, [0, 0])
+
+
+@pytest.mark.parametrize("size", [1.0, 1e25, 1e-30])
+def test_norms_of_shards_are_those_of_the_whole(size):
+  """Of mapped axes, which `jax.vmap` has as well as `jax.shard_map`."""
+  rng = np.random.default_rng(3)
+  tree = {
+    "w": size * rng.standard_normal((4, 2, 6)),
+    "blocks": size * rng.standard_normal((4, 3, 5)),
+  }
+  tree = jax.tree.map(jnp.float32, tree)
+
+  def of_a_shard(tree):
+    return (
+      norms.norm(tree, "shard"),
+      norms.layer_norms(tree, "blocks", "shard"),
+      norms.over_shards(norms.norm(tree), "shard", mean=True),
+    )
+
+  whole, layers, mean = jax.vmap(of_a_shard, axis_name="shard")(tree)
+  w, blocks = (np.float64(tree[name]) for name in ("w", "blocks"))
+  expected = np.sqrt(np.sum(w**2) + np.sum(blocks**2))
+  np.testing.assert_allclose(whole, [expected] * 4, rtol=1e-5)
+  np.testing.assert_allclose(mean, [expected / 2] * 4, rtol=1e-5)
+  by_layer = [*np.sqrt(np.sum(blocks**2, axis=(0, 2))), np.linalg.norm(w)]
+  np.testing.assert_allclose(layers, [by_layer] * 4, rtol=1e-5)

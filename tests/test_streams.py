@@ -253,8 +253,21 @@ def test_ordinary_values_are_quiet_under_float_checks(name):
     error.throw()
 
 
-def test_gradients_through_a_loop_of_steps(estimator):
-  """In Python and in a scan, by reverse mode and by forward mode."""
+@pytest.mark.parametrize(
+  "name",
+  [
+    "windowed_hill",
+    "ew_hill",
+    "ew_characteristic_function",
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in ("windowed", "windowed_no_error", "ew_log_moment")
+    ),
+  ],
+)
+def test_gradients_through_a_loop_of_steps(name):
+  """By reverse mode and by forward mode."""
+  estimator = ESTIMATORS[name]
   xs = jnp.float32(np.abs(signed_pareto(40)))
   state, _ = follow(estimator, xs)
 
@@ -392,7 +405,9 @@ def test_largest_numbers_stay_finite(estimator):
     chex.assert_tree_all_finite(estimates)
 
 
-@pytest.mark.parametrize("per_layer", [False, True])
+@pytest.mark.parametrize(
+  "per_layer", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_inside_a_tracker(estimator, per_layer):
   xs = np.abs(signed_pareto(80))
   tx = htga_optax.track_tail_index(estimator=estimator, per_layer=per_layer)
@@ -401,7 +416,7 @@ def test_inside_a_tracker(estimator, per_layer):
   step = lambda state, g: tx.update(g, state)[::-1]
   state, _ = jax.jit(functools.partial(lax.scan, step))(tx.init(first), grads)
   chex.assert_tree_all_finite(state)
-  _, estimates = follow(estimator, xs)
+  _, estimates = follow(estimator, reference.over_level(xs))
   tail_index = state.tail_index[0] if per_layer else state.tail_index
   np.testing.assert_allclose(tail_index, estimates.tail_index[-1], 1e-3)
   if per_layer:  # norms of zero have no index

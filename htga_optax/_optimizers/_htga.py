@@ -12,6 +12,7 @@ from htga_optax._layers import PerLayer
 from htga_optax._optimizers._sgd import sgd
 from htga_optax._relay import relay
 from htga_optax._tracking import track_tail_index
+from htga_optax.streaming import LEVEL_DECAY
 
 
 def scale_by_htga(
@@ -25,6 +26,7 @@ def scale_by_htga(
   tau: ArrayLike | None = None,
   tau_decay: ArrayLike = 0.99,
   response: Literal["sigmoid", "ratio"] = "sigmoid",
+  level_decay: ArrayLike | None = LEVEL_DECAY,
   per_layer: PerLayer = False,
   unless_rejected: bool = False,
   shard_axis_name: norms.AxisName = None,
@@ -37,9 +39,10 @@ def scale_by_htga(
     \gamma(\hat\alpha) = \gamma_{max} s + \gamma_{min} (1 - s), \quad
     s = \sigma(\beta(\alpha_{target} - \hat\alpha))
 
-  with :math:`\hat\alpha` Hill's estimate over the last W gradient norms: the
-  relay of :func:`htga_optax.track_tail_index` and :func:`htga_optax.amplify`,
-  whose pages say more. Until the window is full, it is the identity.
+  with :math:`\hat\alpha` Hill's estimate over the last W gradient norms, each
+  over the level of those before it: the relay of
+  :func:`htga_optax.track_tail_index` and :func:`htga_optax.amplify`. Until the
+  window is full, it is the identity.
 
   Unless `unless_rejected` is set, it does not ask whether the tail is a power
   law at all. With the default response a light tail, which reads large, gets
@@ -61,6 +64,8 @@ def scale_by_htga(
     response: "sigmoid", or "ratio" for :math:`\gamma = \hat\alpha /
       \alpha_{target}` within the bounds, see
       :func:`htga_optax.ratio_exponent`; `beta` has no part in it.
+    level_decay: of the level that norms are taken over for the tail index; None
+      for the norms as they are, as the proposal has it.
     per_layer: True for a window, a scale and an exponent of every leaf, or a
       regular expression as in :func:`htga_optax.by_norm`.
     unless_rejected: whether to be the identity while a Pareto tail is
@@ -104,7 +109,11 @@ def scale_by_htga(
   )
   return relay(
     track_tail_index(
-      window_size, k, per_layer=per_layer, shard_axis_name=shard_axis_name
+      window_size,
+      k,
+      level_decay=level_decay,
+      per_layer=per_layer,
+      shard_axis_name=shard_axis_name,
     ),
     _unless_rejected(listener) if unless_rejected else listener,
   )
@@ -124,6 +133,7 @@ def htga(
   tau: ArrayLike | None = None,
   tau_decay: ArrayLike = 0.99,
   response: Literal["sigmoid", "ratio"] = "sigmoid",
+  level_decay: ArrayLike | None = LEVEL_DECAY,
   per_layer: PerLayer = False,
   unless_rejected: bool = False,
   shard_axis_name: norms.AxisName = None,
@@ -173,6 +183,7 @@ def htga(
       tau=tau,
       tau_decay=tau_decay,
       response=response,
+      level_decay=level_decay,
       per_layer=per_layer,
       unless_rejected=unless_rejected,
       shard_axis_name=shard_axis_name,

@@ -10,6 +10,7 @@ from htga_optax._layers import PerLayer
 from htga_optax._optimizers._sgd import sgd
 from htga_optax._relay import relay
 from htga_optax._tracking import track_tail_index
+from htga_optax.streaming import LEVEL_DECAY
 
 
 def tail_index_sgd(
@@ -23,6 +24,7 @@ def tail_index_sgd(
   target: ArrayLike = 2.0,
   min_scale: ArrayLike = 0.5,
   max_scale: ArrayLike = 2.0,
+  level_decay: ArrayLike | None = LEVEL_DECAY,
   per_layer: PerLayer = False,
   unless_rejected: bool = False,
   shard_axis_name: norms.AxisName = None,
@@ -47,6 +49,8 @@ def tail_index_sgd(
     target: :math:`\alpha_0`, the tail index at which the rate is unchanged.
     min_scale: lower bound of the factor.
     max_scale: upper bound of the factor.
+    level_decay: of the level that norms are taken over for the tail index; None
+      for the norms as they are.
     per_layer: True for a tail index and a rate of every leaf, or a regular
       expression as in :func:`htga_optax.by_norm`.
     unless_rejected: whether to leave the rate alone while a Pareto tail is
@@ -78,7 +82,11 @@ def tail_index_sgd(
   )
   return relay(
     track_tail_index(
-      window_size, k, per_layer=per_layer, shard_axis_name=shard_axis_name
+      window_size,
+      k,
+      level_decay=level_decay,
+      per_layer=per_layer,
+      shard_axis_name=shard_axis_name,
     ),
     _unless_rejected(listener) if unless_rejected else listener,
     sgd(learning_rate, momentum, nesterov),

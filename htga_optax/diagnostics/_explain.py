@@ -40,8 +40,8 @@ def explain(state: Any, layers: Sequence[str] | None = None) -> str:
     >>> for r in np.random.default_rng(0).pareto(1.5, size=300) + 1:
     ...   _, state = update(jnp.asarray([r]), state)
     >>> print(diagnostics.explain(state))
-    Tail index 1.4 (95 %: 0.92 to 2.1): perhaps heavy, an infinite variance is
-    within the interval. A power law is not rejected (drift -0.3, misfit -0.3).
+    Tail index 1.3 (95 %: 0.87 to 2): heavy, the variance of the norm is
+    infinite. A power law is not rejected (drift -0.7, misfit -0.9).
   """
   state = typed(state)
   try:

@@ -150,7 +150,9 @@ class ParetoTail(NamedTuple):
 
 
 def pareto_tail(
-  tail: jax.Array, k: jax.Array | int | None = None
+  tail: jax.Array,
+  k: jax.Array | int | None = None,
+  count: jax.Array | int | None = None,
 ) -> ParetoTail:
   """Fits the k largest of a sample over the value below them.
 
@@ -159,13 +161,14 @@ def pareto_tail(
   Args:
     tail: the largest values, ascending, finite, [K + 1].
     k: how many of them are the tail, an integer from 5 to K, []; None for K.
+    count: as in :func:`order_statistics.spread_ties`.
   """
   size = tail.size - 1
   # In differences, which spreading does not round away.
   usable = (tail[0] > -jnp.inf) & (tail[-1] < jnp.inf)
   origin = jnp.where(usable, tail[0], 0.0)
   x = jnp.where(usable, tail, np.arange(size + 1, dtype=np.float32)) - origin
-  x = order_statistics.spread_ties(x)
+  x = order_statistics.spread_ties(x, count)
   k = size if k is None else k
   threshold = x[size - k]
   y, is_tail = (x - threshold)[1:], jnp.arange(size) >= size - k
@@ -248,6 +251,31 @@ def quantile_of(
   q = jnp.minimum(jnp.asarray(exceedance_rate, jnp.float32) / share, 1.0)
   sigma = jnp.where(tail.usable, tail.sigma, 1.0)
   return tail.threshold + generalized_pareto_isf(q, tail.xi, sigma)
+
+
+def predictive_rate(
+  exceedance_rate: ArrayLike, share: ArrayLike, k: ArrayLike
+) -> jax.Array:
+  r"""The rate whose estimated quantile a new value exceeds at the stated one.
+
+  .. math::
+    p' = \frac{p}{1 + V/2}, \qquad
+    V = \frac1k \Bigl(1 + 2t^2 - t^3 + \frac{t^4}4\Bigr), \quad
+    t = \log\frac{\text{share}}{p}
+
+  The estimate of a quantile errs, and errs the more the farther it is from the
+  k values of the tail. A new value exceeds it at the rate :math:`p e^{-z}` with
+  an error z, whose mean is :math:`p(1 + V/2)` to second order. V is the
+  variance of z for maximum likelihood at :math:`\xi = 0`, by the delta method,
+  and of the threshold (derived here). Of other shapes it differs little: at t =
+  4.8, V is 0.55 at 0, 0.51 at -0.2 and 0.42 at 2/3, for k = 128.
+  """
+  p, share, k = (
+    jnp.asarray(x, jnp.float32) for x in (exceedance_rate, share, k)
+  )
+  t = jnp.log(jnp.maximum(share / p, 1.0))
+  variance = (1 + 2 * t**2 - t**3 + t**4 / 4) / k
+  return p / (1 + variance / 2)
 
 
 def generalized_pareto_isf(

@@ -63,7 +63,7 @@ def apply(
     >>> norms[150] = 100.0
     >>> for name, after in spike_rules.apply(norms).items():
     ...   print(f"{name}: {after[150]:.0f}")
-    clip_by_tail_quantile(1e-3): 1
+    clip_by_tail_quantile(1e-3): 2
     mean + 6 sd of 128: 0
     mean + 3 sd of 128: 1
     ZClip: 1
