@@ -1,7 +1,6 @@
 """A log as one page of HTML: the verdict, the laws, the pictures."""
 
 import base64
-from collections.abc import Mapping
 import html
 import io
 import math
@@ -9,43 +8,42 @@ from typing import Any
 
 import numpy as np
 
-from htga_optax.diagnostics import _optional, fits, plots, verdicts
+from htga_optax.diagnostics import _optional, fits, logs, plots, verdicts
 
 RATES = ("learning_rate", "lr")
 FACTORS = ("amplification", "rate_scale")
 
 
-def pictures(
-  found: verdicts.Verdict, columns: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
   """Draws the pictures of a report.
 
   Args:
     found: what :func:`verdicts.examine` returned.
-    columns: the log.
+    columns: the log, as :func:`verdicts.examine` takes it.
 
   Returns:
     Figures of matplotlib, by caption.
   """
-  column, made = found.column, {}
-  size = len(columns[column])
-  steps = columns.get("step", np.arange(1, size + 1))
-  norms = np.abs(columns[column])
+  log, column, made = logs.columns(columns), found.rows.column, {}
+  steps, values = verdicts.curve(log, column)
+  norms = np.abs(values)
   made[f"{column} over the run: medians and extremes of stretches"] = (
     plots.series(steps, {column: norms}, column)
   )
-  if "loss" in columns:
-    loss = columns["loss"]
-    log = bool(np.nanmin(loss) > 0)
-    made["Loss over the run"] = plots.series(steps, {"loss": loss}, "loss", log)
+  if found.rows.loss is not None:
+    at, loss = found.rows.steps, found.rows.loss
+    is_positive = bool(np.nanmin(loss, initial=np.inf) > 0)
+    made["Loss over the run"] = plots.series(
+      at, {"loss": loss}, "loss", is_positive
+    )
   at, alphas, low, high, _ = found.blocks
   ax = plots.tail_index(
     at, alphas, low, high, label=f"last {found.values.size}"
   )
-  if "tail_index" in columns:
-    every = max(1, size // 1000)
-    logged = columns["tail_index"][::every]
-    plots.tail_index(steps[::every], logged, label="in the log", ax=ax)
+  if "tail_index" in log:
+    at, logged = verdicts.curve(log, "tail_index")
+    every = max(1, at.size // 1000)
+    plots.tail_index(at[::every], logged[::every], label="in the log", ax=ax)
   made["Tail index over the run; below 2 the variance is infinite"] = ax
   laws = [test.fit for test in found.tests]
   made["Share of values beyond |x|, and fitted laws"] = plots.ccdf(
@@ -58,10 +56,14 @@ def pictures(
     made[f"Quantiles beside those of the law: {test.fit}, {verdict}"] = (
       plots.qq(np.abs(found.thinned) if tail else found.apart, test.fit)
     )
-  factors = {name: columns[name] for name in FACTORS if name in columns}
+  at = found.rows.places
+  factors = {
+    name: np.asarray(log[name], float)[at] for name in FACTORS if name in log
+  }
+  steps, norms = found.rows.steps, np.abs(found.rows.values)
   if factors:
     product = np.prod(list(factors.values()), axis=0)
-    parts = np.array_split(np.arange(size), 3)
+    parts = np.array_split(np.arange(norms.size), 3)
     stages = {
       f"steps {steps[i[0]]:.0f} to {steps[i[-1]]:.0f}": (
         norms[i],
@@ -72,7 +74,8 @@ def pictures(
     made["Norms before and after modulation"] = plots.norm_histograms(stages)[
       0, 0
     ]
-  rate = next((columns[name] for name in RATES if name in columns), None)
+  name = logs.find(log, RATES, column)
+  rate = None if name is None else np.asarray(log[name], float)[at]
   if factors or rate is not None:
     ax = plots.step_size(steps, 1.0 if rate is None else rate, factors)
     if rate is None:
@@ -114,7 +117,7 @@ footer { font-size: 0.85rem; color: #333; margin-top: 2rem; }
 
 
 def report(
-  columns: Mapping[str, np.ndarray],
+  columns: Any,
   title: str = "run",
   column: str | None = None,
   window: int = verdicts.WINDOW,
@@ -135,6 +138,7 @@ def report(
     ValueError: as :func:`verdicts.examine`.
   """
   _optional.load("matplotlib.figure")
+  columns = logs.columns(columns)
   found = verdicts.examine(columns, column, window)
   paragraphs = "\n".join(
     f"<p>{html.escape(line)}</p>" for line in verdicts.sentences(found, columns)

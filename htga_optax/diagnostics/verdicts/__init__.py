@@ -17,7 +17,6 @@ power law from a lognormal law with a wide tail.
 
 from htga_optax.diagnostics.verdicts._examine import CLIPPED as CLIPPED
 from htga_optax.diagnostics.verdicts._examine import FEWEST as FEWEST
-from htga_optax.diagnostics.verdicts._examine import NORMS as NORMS
 from htga_optax.diagnostics.verdicts._examine import (
   REPLICATIONS as REPLICATIONS,
 )
@@ -25,6 +24,10 @@ from htga_optax.diagnostics.verdicts._examine import WINDOW as WINDOW
 from htga_optax.diagnostics.verdicts._examine import Verdict as Verdict
 from htga_optax.diagnostics.verdicts._examine import examine as examine
 from htga_optax.diagnostics.verdicts._examine import rejected as rejected
+from htga_optax.diagnostics.verdicts._rows import NORMS as NORMS
+from htga_optax.diagnostics.verdicts._rows import Rows as Rows
+from htga_optax.diagnostics.verdicts._rows import curve as curve
+from htga_optax.diagnostics.verdicts._rows import take as take
 from htga_optax.diagnostics.verdicts._sentences import meaning as meaning
 from htga_optax.diagnostics.verdicts._sentences import sentences as sentences
 from htga_optax.diagnostics.verdicts._sentences import trend as trend

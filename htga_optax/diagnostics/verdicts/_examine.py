@@ -1,6 +1,6 @@
 """The numbers of a verdict."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import math
 from typing import Any, NamedTuple
 
@@ -8,15 +8,9 @@ import jax
 import numpy as np
 
 from htga_optax import _checks, estimators, intervals, order_statistics
-from htga_optax.diagnostics import fits
+from htga_optax.diagnostics import fits, logs
+from htga_optax.diagnostics.verdicts import _rows
 
-NORMS = (
-  "update_norm",
-  "gradient_norm",
-  "grad_norm",
-  "norm",
-  "noise_norm",
-)
 WINDOW = 2048  # how many values a verdict rests on, unless the user says
 FEWEST = 100  # values that a verdict needs
 CLIPPED = 1e-3  # the share of steps whose norm exceeds `Verdict.clip`
@@ -29,10 +23,9 @@ class Verdict(NamedTuple):
   """What :func:`examine` finds in a column of a log.
 
   Attributes:
-    column: the column's name.
+    rows: the column over the whole run, and what is left out of it.
     values: the absolute values of the last window, [W].
     steps: the steps of these values, [W].
-    left_out: how many values of the whole column are not finite, or 0.
     tail_index: Hill's estimate from the window.
     interval: its interval of nominally 95 %, for dependent values.
     series: dependence, bias and drift of the window.
@@ -50,10 +43,9 @@ class Verdict(NamedTuple):
       has no fit.
   """
 
-  column: str
+  rows: _rows.Rows
   values: np.ndarray
   steps: np.ndarray
-  left_out: int
   tail_index: float
   interval: tuple[float, float]
   series: intervals.Series
@@ -68,18 +60,19 @@ class Verdict(NamedTuple):
 
 
 def examine(
-  columns: Mapping[str, np.ndarray],
+  columns: Any,
   column: str | None = None,
   window: int = WINDOW,
 ) -> Verdict:
   """Examines a column of norms.
 
   Args:
-    columns: arrays by name, of equal lengths, as
-      :func:`htga_optax.diagnostics.logs.read` returns them. "step" is optional.
-    column: the name of the column; if None, the first of `NORMS` that exists.
-      If it has negative values, laws with two tails are fitted to it, and
-      everything else is about absolute values.
+    columns: a log: what :func:`htga_optax.diagnostics.logs.read` returns, or
+      what :func:`htga_optax.diagnostics.logs.columns` takes. A column of steps
+      is optional; :func:`take` finds it.
+    column: the name of the column; if None, :func:`take` finds one. If it has
+      negative values, laws with two tails are fitted to it, and everything else
+      is about absolute values.
     window: the verdict rests on at most so many of the last values.
 
   Returns:
@@ -102,12 +95,8 @@ def examine(
   _checks.check_number(
     "window", window, lambda v: v >= FEWEST, f"be at least {FEWEST}"
   )
-  name = _column(columns, column)
-  x = np.asarray(columns[name], float)
-  steps = np.asarray(columns.get("step", np.arange(1, x.size + 1)), float)
-  usable = np.isfinite(x) & (x != 0) & (np.abs(x) < 1e37) & np.isfinite(steps)
-  left_out = int(x.size - np.sum(usable))
-  x, steps = x[usable], steps[usable]
+  rows = _rows.take(logs.columns(columns), column)
+  name, x, steps = rows.column, rows.values, rows.steps
   if x.size < FEWEST:
     raise ValueError(
       f"{name} has {x.size} values that are finite and not 0; a verdict takes"
@@ -135,10 +124,9 @@ def examine(
   tail = max(2, thinned.size // 10)
   clip = scaled[-1], k, CLIPPED
   return Verdict(
-    column=name,
+    rows=rows,
     values=np.abs(x[-size:]),
     steps=steps[-size:],
-    left_out=left_out,
     tail_index=float(alphas[-1]),
     interval=(float(limits[-1, 0]), float(limits[-1, 1])),
     series=last,
@@ -151,20 +139,6 @@ def examine(
     tests=_tests(thinned, tail, apart),
     clip=float(medians[-1])
     * float(jax.jit(estimators.tail_quantile, static_argnums=1)(*clip)),
-  )
-
-
-def _column(columns: Mapping[str, np.ndarray], column: str | None) -> str:
-  """The name of the column to examine."""
-  there = ", ".join(columns)
-  if column is not None and column not in columns:
-    raise ValueError(f"no column {column}; there are: {there}.")
-  for name in (column, *NORMS):
-    if name in columns:
-      return str(name)
-  raise ValueError(
-    f"no column of norms ({', '.join(NORMS)}); name one with --column, of:"
-    f" {there}."
   )
 
 

@@ -2,33 +2,34 @@
 
 from collections.abc import Mapping
 import math
+from typing import Any
 
 import numpy as np
 
-from htga_optax.diagnostics import fits
-from htga_optax.diagnostics.verdicts import _examine
+from htga_optax.diagnostics import fits, logs
+from htga_optax.diagnostics.verdicts import _examine, _rows
 
 _DRIFT = 2.5  # standard scores; `track_tail_index` rejects beyond the same
 
 
-def sentences(
-  found: _examine.Verdict, columns: Mapping[str, np.ndarray]
-) -> list[str]:
+def sentences(found: _examine.Verdict, columns: Any) -> list[str]:
   """Puts a verdict into words.
 
   Args:
     found: what :func:`examine` returned.
-    columns: the log; its `gradient_noise_scale` is used if it is there.
+    columns: the log, as :func:`examine` takes it; its `gradient_noise_scale`
+      is used if it is there.
 
   Returns:
     A list of paragraphs: tail, drift, dependence, laws, clip, batch size, and
     what was left out.
   """
+  columns = logs.columns(columns)
   low, high = found.interval
   size, k = found.values.size, found.values.size // 10
   said = [
     f"Tail index {found.tail_index:.2g} (95 %: {low:.2g} to {high:.2g}) of"
-    f" {found.column}, from the {k} largest of the last {size} values:"
+    f" {found.rows.column}, from the {k} largest of the last {size} values:"
     f" {meaning(low, high)}."
   ]
   drift, medians = float(found.series.drift), found.blocks[4]
@@ -75,12 +76,24 @@ def sentences(
       " by itself."
     )
   said.append(_on_batches(found, columns))
-  if found.left_out:
-    said.append(
-      f"Left out of {found.column}: {found.left_out} values that are not"
-      " finite, or 0."
-    )
+  if found.rows.left_out:
+    said.append(_on_what_is_left_out(found.rows))
   return said
+
+
+_REASONS = {
+  "no value": "rows without a value",
+  "nan": "nan",
+  "infinite": "infinite",
+  "0": "equal to 0",
+  "too large": "beyond 1e30 times the median",
+  "again": "of steps that come again",
+}
+
+
+def _on_what_is_left_out(rows: _rows.Rows) -> str:
+  parts = [f"{x.size} {_REASONS[name]}" for name, x in rows.left_out.items()]
+  return f"Left out of {rows.column}: {', '.join(parts)}."
 
 
 def _on_laws(found: _examine.Verdict) -> str:

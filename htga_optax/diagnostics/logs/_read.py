@@ -8,6 +8,9 @@ import pathlib
 
 import numpy as np
 
+from htga_optax.diagnostics.logs._columns import columns as columns_of
+from htga_optax.diagnostics.logs._columns import masked
+
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
   r"""Reads a log: CSV with a line of names, or one JSON object a line.
@@ -47,7 +50,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     raise ValueError(f"{path} is empty.")
   is_json = text.lstrip()[0] == "{"
   columns = (_read_json if is_json else _read_csv)(os.fspath(path), text)
-  found = {name: x for name, x in columns.items() if np.any(~np.isnan(x))}
+  found = columns_of({k: masked(x, np.isnan(x)) for k, x in columns.items()})
   if not found:
     raise ValueError(f"{path} has no column with a number in it.")
   return found
