@@ -1,6 +1,7 @@
 """Columns of numbers from what holds them, and how they are found by name."""
 
 from collections.abc import Mapping, Sequence
+import math
 import re
 from typing import Any
 
@@ -18,12 +19,12 @@ def columns(log: Any) -> dict[str, np.ndarray]:
   Returns:
     The columns by name, float64, of equal lengths, as :func:`read` returns
     them. A column in which some cells have no value is a masked array, with nan
-    below the mask. Columns without any value are left out. Spaces around a name
-    are taken off.
+    below the mask. Columns without any value, or with more than one a row, are
+    left out. Spaces around a name are taken off.
 
   Raises:
     TypeError: `log` is neither a mapping nor a frame.
-    ValueError: a column is complex or not one-dimensional, or lengths differ.
+    ValueError: a column is complex, or lengths differ.
 
   Examples:
     >>> from htga_optax.diagnostics import logs
@@ -32,14 +33,18 @@ def columns(log: Any) -> dict[str, np.ndarray]:
                  mask=[False,  True],
            fill_value=1e+20)}
   """
-  names = log.keys() if hasattr(log, "keys") else getattr(log, "columns", None)
-  if names is None or not hasattr(log, "__getitem__"):
+  names = None
+  if hasattr(log, "__len__") and hasattr(log, "__getitem__"):
+    names = getattr(log, "keys", lambda: getattr(log, "columns", None))()
+  if names is None:
     raise TypeError(
       f"a log is a mapping of arrays or a frame, got {type(log).__name__}."
     )
   found, sizes = {}, {}
   for name in names:
     column = _column(str(name), log[name])
+    if column.ndim != 1:
+      continue
     sizes[str(name)] = column.size
     if not np.all(np.ma.getmaskarray(column)):
       found[str(name).strip()] = column
@@ -49,10 +54,10 @@ def columns(log: Any) -> dict[str, np.ndarray]:
 
 
 def _column(name: str, values: Any) -> np.ndarray:
-  """One column in float64, masked where there is no value."""
+  """A column in float64, masked where there is no value; else the array."""
   data = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
   if data.ndim != 1:
-    raise ValueError(f"{name} must be one-dimensional, got shape {data.shape}.")
+    return data
   if np.iscomplexobj(data):
     raise ValueError(
       f"{name} is complex: give its absolute values, or its real part."
@@ -65,7 +70,9 @@ def _column(name: str, values: Any) -> np.ndarray:
     is_date = data.dtype.kind in "Mm"
     cells = [None] * data.size if is_date else np.ma.getdata(data).tolist()
     numbers, absent = parse(cells)
-    missing |= absent
+    # Among other things than numbers, pandas writes nan for nothing.
+    nothing = [isinstance(x, float) and math.isnan(x) for x in cells]
+    missing |= absent | nothing
   else:
     numbers = np.array(np.ma.getdata(data), float)
   return masked(numbers, missing)

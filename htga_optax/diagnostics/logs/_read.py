@@ -1,127 +1,93 @@
-"""A training log as columns of numbers."""
+"""A file or a folder becomes columns: what it holds decides how it is read."""
 
-import csv
-import io
-import json
+import codecs
 import os
 import pathlib
+import zlib
 
 import numpy as np
 
-from htga_optax.diagnostics.logs._columns import columns as columns_of
-from htga_optax.diagnostics.logs._columns import masked
+from htga_optax.diagnostics.logs import _columns, _events, _json, _table
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  r"""Reads a log: CSV with a line of names, or one JSON object a line.
+  r"""Reads a log: a table of text, JSON, or event files of TensorBoard.
+
+  A table has a line of names; commas, semicolons, tabs or spaces part its
+  cells, and with semicolons or tabs a decimal comma is read as one. Lines that
+  begin with "#", and lines that repeat the names, are left out. JSON is an
+  object a line, an array of objects, or one document: the longest list of
+  objects in it (`log_history` in `trainer_state.json`), or its columns. Objects
+  in objects are joined by "/". A text may be gzipped, and in UTF-8 or UTF-16.
 
   Args:
-    path: the file. If it begins with a brace, it is read as JSON lines. An
-      incomplete last line, as of a run that is not over, is left out.
+    path: the file. An incomplete last row, as of a run that is not over, is
+      left out. Or an event file, or a folder: of each scalar in its event
+      files a column, with the folder before its name, and a column "step".
 
   Returns:
-    The columns by name, float64, of equal lengths. A cell that is empty,
-    missing or no number is nan. Columns without any number are left out.
+    The columns by name, float64, of equal lengths. A column in which some cells
+    are empty, missing or no number is a masked array, with nan below the mask.
+    Columns without any number are left out.
 
   Raises:
+    ImportError: event files are there, tensorboardX and tensorboard are not.
     OSError: the file cannot be read.
-    ValueError: the file is neither CSV nor JSON lines, has no rows, a row of
-      another length, or a line that is no object; the message contains the
-      line.
+    ValueError: the file is none of these, has no rows, a row of another length,
+      or a line that is no object; the message contains the line.
 
   Examples:
     >>> import pathlib, tempfile
     >>> from htga_optax.diagnostics import logs
     >>> with tempfile.TemporaryDirectory() as folder:
     ...   path = pathlib.Path(folder, "run.csv")
-    ...   _ = path.write_text("step,loss,note\n1,0.5,warm\n2,,\n")
-    ...   print(logs.read(path))
-    {'step': array([1., 2.]), 'loss': array([0.5, nan])}
+    ...   _ = path.write_text("step;loss;note\n1;0,5;warm\n2;;\n")
+    ...   found = logs.read(path)
+    >>> print(found["step"], found["loss"])
+    [1. 2.] [0.5 --]
   """
-  try:
-    text = pathlib.Path(path).read_text("utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f"{path} is no text: neither CSV nor JSON lines."
-    ) from error
-  if "\0" in text:
-    raise ValueError(f"{path} is no text: neither CSV nor JSON lines.")
-  if not text.strip():
-    raise ValueError(f"{path} is empty.")
-  is_json = text.lstrip()[0] == "{"
-  columns = (_read_json if is_json else _read_csv)(os.fspath(path), text)
-  found = columns_of({k: masked(x, np.isnan(x)) for k, x in columns.items()})
+  path = pathlib.Path(path)
+  if path.is_dir() or "tfevents" in path.name:
+    columns = _events.columns(path)
+  else:
+    columns = _columns_of_text(str(path), _text(path))
+  found = _columns.columns(columns)
   if not found:
     raise ValueError(f"{path} has no column with a number in it.")
   return found
 
 
-def _read_csv(path: str, text: str) -> dict[str, np.ndarray]:
-  text = text.replace("\r\n", "\n")
-  head, _, body = text.lstrip("\n").partition("\n")
-  names = next(csv.reader([head]))
-  if len(set(names)) < len(names) or any(map(_is_number, names)):
-    raise ValueError(
-      f"{path} must begin with a line of different names, got {head[:60]!r}."
-    )
-  if not body.strip():
-    raise ValueError(f"{path} has a line of names and no rows.")
-  # Empty cells as nan, for the parser in C; twice, as matches share commas.
-  filled = "\n" + body.replace(",,", ",nan,").replace(",,", ",nan,")
-  filled = filled.replace(",\n", ",nan\n").replace("\n,", "\nnan,")
+def _columns_of_text(path: str, text: str) -> dict[str, np.ndarray]:
+  if not text.strip():
+    raise ValueError(f"{path} is empty.")
+  is_json = text.lstrip()[0] in "{["
+  return (_json if is_json else _table).columns(path, text)
+
+
+def _text(path: pathlib.Path) -> str:
+  data = path.read_bytes()
+  if data.startswith(b"\x1f\x8b"):
+    data = _unzipped(str(path), data)
+  is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+  # An incremental decoder leaves a torn character at the end.
+  decoder = codecs.getincrementaldecoder("utf-16" if is_wide else "utf-8-sig")()
   try:
-    table = np.loadtxt(
-      io.StringIO(filled), delimiter=",", ndmin=2, comments=None
-    )
-  except ValueError:
-    table = None
-  if table is None or table.shape[1] != len(names):
-    table = _rows(path, names, body)
-  return dict(zip(names, table.T))
+    text = decoder.decode(data)
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is no text: neither a table nor JSON.") from error
+  if "\0" in text:
+    raise ValueError(f"{path} is no text: neither a table nor JSON.")
+  return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _rows(path: str, names: list[str], body: str) -> np.ndarray:
-  rows = [row for row in csv.reader(io.StringIO(body)) if row]
-  if len(rows[-1]) < len(names) and not body.endswith("\n"):
-    rows.pop()
-  for i, row in enumerate(rows):
-    if len(row) != len(names):
-      raise ValueError(
-        f"{path}: row {i + 1} has {len(row)} cells, the line of names"
-        f" {len(names)}."
-      )
-  if not rows:
-    raise ValueError(f"{path} has a line of names and no rows.")
-  return np.array([[_number(cell) for cell in row] for row in rows])
-
-
-def _read_json(path: str, text: str) -> dict[str, np.ndarray]:
-  lines = [line for line in text.split("\n") if line.strip()]
-  rows = []
-  for i, line in enumerate(lines):
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError as error:
-      if i == len(lines) - 1 and rows and not text.endswith("\n"):
-        break
-      raise ValueError(f"{path}: line {i + 1} is no JSON: {error}.") from error
-    if not isinstance(row, dict):
-      raise ValueError(f"{path}: line {i + 1} is no object: {line[:60]}")
-    rows.append(row)
-  names = dict.fromkeys(name for row in rows for name in row)
-  return {
-    name: np.array([_number(row.get(name)) for row in rows]) for name in names
-  }
-
-
-def _number(cell: object) -> float:
-  if isinstance(cell, (int, float, str)):
-    try:
-      return float(cell)
-    except (ValueError, OverflowError):
-      pass
-  return float("nan")
-
-
-def _is_number(cell: str) -> bool:
-  return not np.isnan(_number(cell))
+def _unzipped(path: str, data: bytes) -> bytes:
+  """All members of a gzip file, the last as far as it goes."""
+  parts = []
+  try:
+    while data:
+      member = zlib.decompressobj(wbits=31)
+      parts.append(member.decompress(data))
+      data = member.unused_data
+  except zlib.error as error:
+    raise ValueError(f"{path} is a damaged gzip file: {error}.") from error
+  return b"".join(parts)

@@ -101,6 +101,8 @@ def examine(
     raise ValueError(
       f"{name} has {x.size} values that are finite and not 0; a verdict takes"
       f" {FEWEST}."
+      + f" {_rows.on_what_is_left_out(rows)}"
+      * bool(rows.left_out)
     )
   size = min(window, x.size)
   k = size // 10

@@ -32,6 +32,16 @@ LOSSES = ("loss", "train_loss", "training_loss")
 _TOO_LARGE = 1e30  # times the median; float32 ends at 3e38
 
 
+_REASONS = {
+  "no value": "rows without a number",
+  "nan": "nan",
+  "infinite": "infinite",
+  "0": "equal to 0",
+  "too large": f"beyond {_TOO_LARGE:.0e} times the median",
+  "again": "of steps that come again",
+}
+
+
 class Rows(NamedTuple):
   """A column of a log, in order of steps.
 
@@ -47,9 +57,9 @@ class Rows(NamedTuple):
     stride: how many steps one value comes after the other, the median; 1 if
       rows are counted.
     jumps: where the step jumps back, from and to, [jumps, 2].
-    left_out: the steps of what is left out, by reason: "no value", "nan",
-      "infinite", "0", "too large" (beyond 1e30 times the median) and "again"
-      (the step comes again later).
+    left_out: the steps of what is left out, by reason: "no value" (a row
+      without a number), "nan", "infinite", "0", "too large" (beyond 1e30 times
+      the median) and "again" (the step comes again later).
   """
 
   column: str
@@ -114,6 +124,12 @@ def take(columns: Mapping[str, np.ndarray], column: str | None = None) -> Rows:
   )
 
 
+def on_what_is_left_out(rows: Rows) -> str:
+  """The sentence on what is left out, with its reasons."""
+  parts = [f"{x.size} {_REASONS[name]}" for name, x in rows.left_out.items()]
+  return f"Left out of {rows.column}: {', '.join(parts)}."
+
+
 def curve(
   columns: Mapping[str, np.ndarray], name: str
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -134,7 +150,7 @@ def _name(columns: Mapping[str, np.ndarray], column: str | None) -> str:
   if column is None:
     column = logs.find(columns, NORMS)
   elif column not in columns:
-    raise ValueError(f"no column {column}; there are: {there}.")
+    raise ValueError(f"no column of numbers {column}; there are: {there}.")
   if column is None:
     raise ValueError(
       f"no column of norms ({', '.join(NORMS)}); name one with --column, of:"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from htga_optax.diagnostics import fits, logs
-from htga_optax.diagnostics.verdicts import _examine, _rows
+from htga_optax.diagnostics.verdicts import _examine, _rows, _run
 
 _DRIFT = 2.5  # standard scores; `track_tail_index` rejects beyond the same
 
@@ -21,8 +21,8 @@ def sentences(found: _examine.Verdict, columns: Any) -> list[str]:
       is used if it is there.
 
   Returns:
-    A list of paragraphs: tail, drift, dependence, laws, clip, batch size, and
-    what was left out.
+    A list of paragraphs: tail, drift, dependence, laws, clip, batch size, the
+    whole run, its rows, and what was left out.
   """
   columns = logs.columns(columns)
   low, high = found.interval
@@ -32,7 +32,7 @@ def sentences(found: _examine.Verdict, columns: Any) -> list[str]:
     f" {found.rows.column}, from the {k} largest of the last {size} values:"
     f" {meaning(low, high)}."
   ]
-  drift, medians = float(found.series.drift), found.blocks[4]
+  drift = float(found.series.drift)
   if abs(drift) > _DRIFT:
     said.append(
       f"Do not trust that index: {trend(drift, 'values')} (drift {drift:.1f})."
@@ -43,19 +43,12 @@ def sentences(found: _examine.Verdict, columns: Any) -> list[str]:
       f"No drift is found within the window (score {drift:.1f}, rejected"
       f" beyond {_DRIFT})."
     )
-  if medians.size > 1:
-    alphas = found.blocks[1]
-    said[-1] += (
-      f" Over the run the median went from {medians[0]:.3g} to"
-      f" {medians[-1]:.3g}, the tail index of {medians.size} windows from"
-      f" {np.nanmin(alphas):.2g} to {np.nanmax(alphas):.2g}."
-    )
   inflation = found.series.variance_inflation
   if max(found.stride, found.lag) > 1:
     said.append(
       f"The values depend on those before: in the tail {inflation:.1f} of them"
       " tell as much as one, and ranks are correlated by more than 0.1 over"
-      f" {found.lag - 1} steps. The interval allows for that; laws of the tail"
+      f" {found.lag - 1} rows. The interval allows for that; laws of the tail"
       f" are fitted to {found.thinned.size} values {found.stride} apart, others"
       f" to {found.apart.size} values {found.lag} apart."
     )
@@ -69,31 +62,17 @@ def sentences(found: _examine.Verdict, columns: Any) -> list[str]:
     beyond = float(np.mean(found.values > found.clip))
     share = _examine.CLIPPED
     said.append(
-      f"Clip: a norm of {found.clip:.3g} is exceeded by about one step in"
-      f" {round(1 / share)}, if the run goes on as in the window (there:"
-      f" {1000 * beyond:.1f} in 1000)."
+      f"Clip: a norm of {found.clip:.3g} is exceeded by about"
+      f" {_run.rate(found.rows, share)}, if the run goes on as in the window"
+      f" (there: {1000 * beyond:.1f} in 1000)."
       f" clip_by_tail_quantile(exceedance_rate={share:g}) keeps to such a norm"
       " by itself."
     )
   said.append(_on_batches(found, columns))
+  said += [_run.on_run(found), *_run.on_rows(found.rows)]
   if found.rows.left_out:
-    said.append(_on_what_is_left_out(found.rows))
+    said.append(_rows.on_what_is_left_out(found.rows))
   return said
-
-
-_REASONS = {
-  "no value": "rows without a value",
-  "nan": "nan",
-  "infinite": "infinite",
-  "0": "equal to 0",
-  "too large": "beyond 1e30 times the median",
-  "again": "of steps that come again",
-}
-
-
-def _on_what_is_left_out(rows: _rows.Rows) -> str:
-  parts = [f"{x.size} {_REASONS[name]}" for name, x in rows.left_out.items()]
-  return f"Left out of {rows.column}: {', '.join(parts)}."
 
 
 def _on_laws(found: _examine.Verdict) -> str:
