@@ -70,9 +70,11 @@ def _column(name: str, values: Any) -> np.ndarray:
     is_date = data.dtype.kind in "Mm"
     cells = [None] * data.size if is_date else np.ma.getdata(data).tolist()
     numbers, absent = parse(cells)
-    # Among other things than numbers, pandas writes nan for nothing.
-    nothing = [isinstance(x, float) and math.isnan(x) for x in cells]
-    missing |= absent | nothing
+    missing |= absent
+    if any(isinstance(cell, str) for cell in cells):  # pandas: nan is no text
+      missing |= [
+        isinstance(cell, float) and math.isnan(cell) for cell in cells
+      ]
   else:
     numbers = np.array(np.ma.getdata(data), float)
   return masked(numbers, missing)

@@ -168,10 +168,11 @@ def _tests(
   thinned: np.ndarray, k: int, apart: np.ndarray
 ) -> list[fits.Goodness]:
   """Tests each law that can be fitted to so many values of these signs."""
-  tests = []
+  tests, sizes = [], np.abs(thinned)
+  above = int(np.sum(sizes > np.sort(sizes)[-(k + 1)]))
   for name, law in fits.LAWS.items():
     if law.support == "tail":
-      x, enough = np.abs(thinned), k >= 20
+      x, enough = sizes, k >= 20 and above >= fits.FEW
     else:
       x, enough = apart, apart.size >= 50
     is_real = law.support == "real"

@@ -60,13 +60,9 @@ def _on_largest(found: _examine.Verdict) -> str:
   places = ", ".join(
     f"{rows.steps[i]:.0f} ({abs(rows.values[i]):.3g})" for i in order
   )
-  said = f"The largest values are at {unit(rows)} {places}"
   before = int(np.sum(order < n - found.values.size))
-  return (
-    f"{said}; {before} of them are before that stretch."
-    if before
-    else (f"{said}.")
-  )
+  said = f", {before} of them before that stretch" if before else ""
+  return f"The largest values are at {unit(rows)} {places}{said}."
 
 
 def on_rows(rows: _rows.Rows) -> list[str]:
