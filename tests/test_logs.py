@@ -362,6 +362,26 @@ def test_no_value_is_left_out_for_want_of_a_step():
     np.testing.assert_array_equal(rows.steps, [1, 2, 3])
 
 
+@pytest.mark.parametrize(
+  "steps, stride",
+  [
+    (np.arange(9), 1),
+    (100 * np.arange(9), 100),
+    ([5], 1),
+    ([5, 5, 5], 1),
+    (np.r_[0, np.arange(100, 2000, 100)], 100),
+    (np.r_[1, 100 * np.arange(1, 9)], 100),
+    ([0, 100, 100, 200, 300, 400], 100),
+    (np.repeat(np.arange(0, 40, 2), 2), 1),
+    (np.repeat(np.arange(0, 40, 2), 2)[1:-1], 1),
+    (np.repeat(np.arange(9), 4), 0.25),
+  ],
+)
+def test_how_far_rows_are_apart(steps, stride):
+  steps = np.asarray(steps, float)
+  assert take({"step": steps, "norm": np.ones(steps.size)}).stride == stride
+
+
 def test_a_loss_that_is_logged_after_its_norm_is_of_the_same_step():
   rows = take(
     {
@@ -372,6 +392,21 @@ def test_a_loss_that_is_logged_after_its_norm_is_of_the_same_step():
   )
   np.testing.assert_array_equal(rows.loss, [0.1, np.nan, np.nan])
   assert take({"norm": [1.0]}).loss is None
+
+
+def test_another_column_stands_beside_the_rows():
+  log = logs.columns(
+    {
+      "step": [1, 2, 3, 4, 3, 4, 5],
+      "norm": [None, 20.0, None, 40.0, 30.0, None, 50.0],
+      "lr": [None, None, 0.3, None, None, 0.4, None],
+    }
+  )
+  rows = verdicts.take(log)
+  np.testing.assert_array_equal(rows.values, [20, 30, 50])
+  np.testing.assert_array_equal(
+    verdicts.beside(log, rows, "lr"), [np.nan, 0.3, 0.4]
+  )
 
 
 def resumed(steps):

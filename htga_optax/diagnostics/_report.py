@@ -56,11 +56,11 @@ def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
     made[f"Quantiles beside those of the law: {test.fit}, {verdict}"] = (
       plots.qq(np.abs(found.thinned) if tail else found.apart, test.fit)
     )
-  at = found.rows.places
+  rows = found.rows
   factors = {
-    name: np.asarray(log[name], float)[at] for name in FACTORS if name in log
+    name: verdicts.beside(log, rows, name) for name in FACTORS if name in log
   }
-  steps, norms = found.rows.steps, np.abs(found.rows.values)
+  steps, norms = rows.steps, np.abs(rows.values)
   if factors:
     product = np.prod(list(factors.values()), axis=0)
     parts = np.array_split(np.arange(norms.size), 3)
@@ -75,7 +75,7 @@ def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
       0, 0
     ]
   name = logs.find(log, RATES, column)
-  rate = None if name is None else np.asarray(log[name], float)[at]
+  rate = None if name is None else verdicts.beside(log, rows, name)
   if factors or rate is not None:
     ax = plots.step_size(steps, 1.0 if rate is None else rate, factors)
     if rate is None:

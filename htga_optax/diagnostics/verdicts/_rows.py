@@ -3,7 +3,8 @@
 A log has a value in some rows and a step in some rows. A value takes the step
 of its own row, or else of the nearest row before it that has one. Where the
 step jumps back, a run was resumed: what it had done from that step on is done
-again, and the last time counts.
+again, and the last time counts. Values that share a step without a jump all
+count.
 """
 
 from collections.abc import Mapping
@@ -54,8 +55,8 @@ class Rows(NamedTuple):
     loss: the loss of the same row, or the last at this step or before it, [n];
       nan before the first; None if the log has none.
     clock: the name of the column of steps; None if rows are counted.
-    stride: how many steps one value comes after the other, the median; 1 if
-      rows are counted.
+    stride: how many steps one value comes after the other, mostly; below 1 if
+      several share a step, and 1 if rows are counted.
     jumps: where the step jumps back, from and to, [jumps, 2].
     left_out: the steps of what is left out, by reason: "no value" (a row
       without a number), "nan", "infinite", "0", "too large" (beyond 1e30 times
@@ -110,13 +111,13 @@ def take(columns: Mapping[str, np.ndarray], column: str | None = None) -> Rows:
     "again": np.flatnonzero(again),
   }
   rows = rows[usable & (size <= most)]
-  at = steps[rows]
+  at, loss = steps[rows], logs.find(columns, LOSSES, name)
   return Rows(
     column=name,
     values=x[rows],
     steps=at,
     places=rows,
-    loss=_loss(columns, name, steps, rows),
+    loss=None if loss is None else _beside(columns, loss, steps, rows),
     clock=clock,
     stride=_stride(at) if clock else 1.0,
     jumps=jumps,
@@ -143,6 +144,26 @@ def curve(
     rows = np.flatnonzero(~np.ma.getmaskarray(columns[name]))
     steps = np.arange(1.0, steps.size + 1)
   return steps[rows], np.asarray(columns[name], float)[rows]
+
+
+def beside(
+  columns: Mapping[str, np.ndarray], rows: Rows, name: str
+) -> np.ndarray:
+  """Another column at the rows of a column.
+
+  Args:
+    columns: the log.
+    rows: what :func:`take` returned for it.
+    name: of the other column.
+
+  Returns:
+    Its value in the same row, or the last one at this step or before it, [n];
+    nan before the first.
+  """
+  steps = np.arange(1.0, len(columns[name]) + 1)
+  if rows.clock is not None:
+    _, steps = _clock(columns, rows.column)
+  return _beside(columns, name, steps, rows.places)
 
 
 def _name(columns: Mapping[str, np.ndarray], column: str | None) -> str:
@@ -196,27 +217,25 @@ def _timeline(
 
 
 def _stride(steps: np.ndarray) -> float:
-  if steps.size < 2:
+  gaps = np.diff(steps)
+  gaps = gaps[gaps > 0]
+  if not gaps.size:
     return 1.0
-  middle = float(np.median(np.diff(steps)))
-  mean = float(steps[-1] - steps[0]) / (steps.size - 1)
-  return middle or mean or 1.0
+  values_a_step = round(steps.size / (gaps.size + 1))
+  return float(np.median(gaps)) / values_a_step
 
 
-def _loss(
+def _beside(
   columns: Mapping[str, np.ndarray],
   name: str,
   steps: np.ndarray,
-  rows: np.ndarray,
-) -> np.ndarray | None:
-  found = logs.find(columns, LOSSES, name)
-  if found is None:
-    return None
-  loss = np.asarray(columns[found], float)
-  own = ~np.ma.getmaskarray(columns[found])
-  kept, _ = _timeline(columns[found], steps)
-  if kept is None:
-    return np.where(own[rows], loss[rows], np.nan)
-  before = np.searchsorted(steps[kept], steps[rows], side="right") - 1
-  last = np.where(before < 0, np.nan, loss[kept[np.maximum(before, 0)]])
-  return np.where(own[rows], loss[rows], last)
+  places: np.ndarray,
+) -> np.ndarray:
+  values = np.asarray(columns[name], float)
+  own = ~np.ma.getmaskarray(columns[name])[places]
+  rows, _ = _timeline(columns[name], steps)
+  if rows is None or not rows.size:
+    return np.where(own, values[places], np.nan)
+  last = np.searchsorted(steps[rows], steps[places], side="right") - 1
+  before = np.where(last < 0, np.nan, values[rows[np.maximum(last, 0)]])
+  return np.where(own, values[places], before)
