@@ -127,6 +127,19 @@ def test_equal_norms_are_lighter_than_any_power_law():
   assert diagnostics.explain(state).startswith("The tail is lighter than any")
 
 
+def test_a_window_of_few_norms_is_explained_without_a_warning():
+  tx = htga_optax.track_tail_index(8, 2)
+  state = tx.init(jnp.ones(1))
+  norms = np.float32(stats.expon().rvs(size=64, random_state=1))
+  window = order_statistics.sorted_window(norms)
+  state = state._replace(
+    tail_index=jnp.float32(2.0),
+    estimator_state=state.estimator_state._replace(window=window),
+  )
+  said = diagnostics.explain(state)
+  assert said.startswith("Tail index 2") and "exponential" not in said
+
+
 def test_a_lighter_law_that_fits_as_well_is_named():
   """By the likelihoods of scipy, of the 25 largest over the one below."""
   lighter = "do not reject an exponential tail either"

@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prog="python -m htga_optax.diagnostics",
     description="A page on the tails of a run, from its log.",
   )
-  parser.add_argument("log", help="CSV with a line of names, or JSON lines")
+  parser.add_argument(
+    "log", help="table of text, JSON, event file of TensorBoard, or its folder"
+  )
   parser.add_argument("-o", "--output", default="report.html")
   parser.add_argument(
     "--column",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Any
+import warnings
 
 import numpy as np
 import optax
@@ -151,10 +152,12 @@ def _sentence(
 def _is_exponential(ascending: np.ndarray, inflation: float) -> bool:
   """Whether an exponential tail fits the largest tenth as well as a power."""
   try:
-    power, other = (
-      fits.fit(law, ascending) for law in ("Pareto tail", "exponential tail")
-    )
-  except ValueError:  # no window, few values, or ties
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      power, other = (
+        fits.fit(law, ascending) for law in ("Pareto tail", "exponential tail")
+      )
+  except (ValueError, UserWarning):  # no window, few values, or ties
     return False
   score = fits.vuong(ascending, power, other).statistic
   return score < _WORSE * max(inflation, 1.0) ** 0.5

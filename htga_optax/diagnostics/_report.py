@@ -9,46 +9,46 @@ from typing import Any
 
 import numpy as np
 
-from htga_optax.diagnostics import _optional, fits, plots, verdicts
+from htga_optax.diagnostics import _optional, fits, logs, plots, verdicts
 
 RATES = ("learning_rate", "lr")
 FACTORS = ("amplification", "rate_scale")
 
 
-def pictures(
-  found: verdicts.Verdict, columns: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
   """Draws the pictures of a report.
 
   Args:
     found: what :func:`verdicts.examine` returned.
-    columns: the log.
+    columns: the log, as :func:`verdicts.examine` takes it.
 
   Returns:
     Figures of matplotlib, by caption.
   """
-  column, made = found.column, {}
-  size = len(columns[column])
-  steps = columns.get("step", np.arange(1, size + 1))
-  norms = np.abs(columns[column])
+  log, rows, made = logs.columns(columns), found.rows, {}
+  steps, values = verdicts.curve(log, rows.column)
   spikes = found.spikes.listed
-  caption = f"{column} over the run: medians and extremes of stretches"
+  caption = f"{rows.column} over the run: medians and extremes of stretches"
   caption += "; spikes as in the table" if spikes else ""
   made[caption] = plots.mark(
     np.array([spike.step for spike in spikes]),
     np.array([spike.norm for spike in spikes]),
-    plots.series(steps, {column: norms}, column),
+    plots.series(steps, {rows.column: np.abs(values)}, rows.column),
   )
-  if "loss" in columns:
-    loss = columns["loss"]
-    log = bool(np.nanmin(loss) > 0)
-    made["Loss over the run"] = plots.series(steps, {"loss": loss}, "loss", log)
+  if rows.loss is not None:
+    is_positive = bool(np.nanmin(rows.loss, initial=np.inf) > 0)
+    made["Loss over the run"] = plots.series(
+      rows.steps, {"loss": rows.loss}, "loss", is_positive
+    )
   if not found.divergence:
-    made |= _tails(found, columns, steps)
-  factors = {name: columns[name] for name in FACTORS if name in columns}
+    made |= _tails(found, log)
+  factors = {
+    name: verdicts.beside(log, rows, name) for name in FACTORS if name in log
+  }
+  steps, norms = rows.steps, np.abs(rows.values)
   if factors:
     product = np.prod(list(factors.values()), axis=0)
-    parts = np.array_split(np.arange(size), 3)
+    parts = np.array_split(np.arange(norms.size), 3)
     stages = {
       f"steps {steps[i[0]]:.0f} to {steps[i[-1]]:.0f}": (
         norms[i],
@@ -59,7 +59,8 @@ def pictures(
     made["Norms before and after modulation"] = plots.norm_histograms(stages)[
       0, 0
     ]
-  rate = next((columns[name] for name in RATES if name in columns), None)
+  name = logs.find(log, RATES, rows.column)
+  rate = None if name is None else verdicts.beside(log, rows, name)
   if factors or rate is not None:
     ax = plots.step_size(steps, 1.0 if rate is None else rate, factors)
     if rate is None:
@@ -69,9 +70,7 @@ def pictures(
 
 
 def _tails(
-  found: verdicts.Verdict,
-  columns: Mapping[str, np.ndarray],
-  steps: np.ndarray,
+  found: verdicts.Verdict, log: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
   """The pictures of the tail: index, exceedances, Hill plot, quantiles."""
   made = {}
@@ -79,10 +78,10 @@ def _tails(
   ax = plots.tail_index(
     at, alphas, low, high, label=f"last {found.values.size}"
   )
-  if "tail_index" in columns:
-    every = max(1, steps.size // 1000)
-    logged = columns["tail_index"][::every]
-    plots.tail_index(steps[::every], logged, label="in the log", ax=ax)
+  if "tail_index" in log:
+    at, logged = verdicts.curve(log, "tail_index")
+    every = max(1, at.size // 1000)
+    plots.tail_index(at[::every], logged[::every], label="in the log", ax=ax)
   made["Tail index over the run; below 2 the variance is infinite"] = ax
   laws = [test.fit for test in found.tests]
   made["Share of values beyond |x|, and fitted laws"] = plots.ccdf(
@@ -132,7 +131,7 @@ footer { font-size: 0.85rem; color: #333; margin-top: 2rem; }
 
 
 def report(
-  columns: Mapping[str, np.ndarray],
+  columns: Any,
   title: str = "run",
   column: str | None = None,
   window: int = verdicts.WINDOW,
@@ -155,13 +154,14 @@ def report(
     ValueError: as :func:`verdicts.examine`.
   """
   _optional.load("matplotlib.figure")
+  columns = logs.columns(columns)
   progress("Examining the norms and testing laws")
   found = verdicts.examine(columns, column, window)
   paragraphs = "\n".join(
     f"<p>{html.escape(line)}</p>" for line in verdicts.sentences(found, columns)
   )
   progress("Running the rules over the norms")
-  spikes = _spikes(found, columns)
+  spikes = _spikes(found)
   progress("Drawing the pictures")
   figures = "\n".join(
     _figure(caption, figure)
@@ -248,12 +248,12 @@ def _laws(found: verdicts.Verdict) -> str:
   return _table(heads, rows)
 
 
-def _spikes(found: verdicts.Verdict, columns: Mapping[str, np.ndarray]) -> str:
+def _spikes(found: verdicts.Verdict) -> str:
   """The largest spikes, and what rules do with them."""
   listed = found.spikes.listed
   if not listed:
     return "<p>There is none.</p>"
-  heads = ["", "step", found.column, "local level", "times the level"]
+  heads = ["", "step", found.rows.column, "local level", "times the level"]
   has_loss = any(math.isfinite(s.loss_before + s.loss_after) for s in listed)
   has_layer = any(s.layer for s in listed)
   heads += ["loss before", "loss after"] if has_loss else []
@@ -265,7 +265,7 @@ def _spikes(found: verdicts.Verdict, columns: Mapping[str, np.ndarray]) -> str:
     row += [_number(s.loss_before), _number(s.loss_after)] if has_loss else []
     row += [s.layer, _number(s.layer_ratio)] if has_layer else []
     rows.append(row)
-  outcomes = verdicts.under_rules(found, columns)
+  outcomes = verdicts.under_rules(found)
   actions = [
     [
       rule,
@@ -301,6 +301,6 @@ def _action(norm: float, after: float) -> str:
 
 def _seen(found: verdicts.Verdict) -> str:
   """What the rules are run over, if that is not all of the run."""
-  if found.spikes.rows.size <= verdicts.MEMORY:
+  if found.rows.values.size <= verdicts.MEMORY:
     return ""
   return f", from the {verdicts.MEMORY} values up to each spike"

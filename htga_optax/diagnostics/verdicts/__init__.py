@@ -1,6 +1,7 @@
 """A verdict on the norms of a run: numbers from a log, and sentences.
 
-The verdict rests on the last values of a column:
+A column of norms is taken out of a log in order of steps (:func:`take`). The
+verdict rests on its last values, and says what holds over the whole run:
 
     tail index     Hill's estimate from the largest tenth, its interval for
                    dependent values and its drift
@@ -23,7 +24,6 @@ from htga_optax.diagnostics.verdicts._clip import CLIPPED as CLIPPED
 from htga_optax.diagnostics.verdicts._clip import Clip as Clip
 from htga_optax.diagnostics.verdicts._divergence import Divergence as Divergence
 from htga_optax.diagnostics.verdicts._examine import FEWEST as FEWEST
-from htga_optax.diagnostics.verdicts._examine import NORMS as NORMS
 from htga_optax.diagnostics.verdicts._examine import (
   REPLICATIONS as REPLICATIONS,
 )
@@ -31,6 +31,11 @@ from htga_optax.diagnostics.verdicts._examine import WINDOW as WINDOW
 from htga_optax.diagnostics.verdicts._examine import Verdict as Verdict
 from htga_optax.diagnostics.verdicts._examine import examine as examine
 from htga_optax.diagnostics.verdicts._examine import rejected as rejected
+from htga_optax.diagnostics.verdicts._rows import NORMS as NORMS
+from htga_optax.diagnostics.verdicts._rows import Rows as Rows
+from htga_optax.diagnostics.verdicts._rows import beside as beside
+from htga_optax.diagnostics.verdicts._rows import curve as curve
+from htga_optax.diagnostics.verdicts._rows import take as take
 from htga_optax.diagnostics.verdicts._rules import MEMORY as MEMORY
 from htga_optax.diagnostics.verdicts._rules import Outcome as Outcome
 from htga_optax.diagnostics.verdicts._rules import is_same as is_same

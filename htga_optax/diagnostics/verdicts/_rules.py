@@ -1,6 +1,5 @@
 """What rules that people run do with the spikes of a run."""
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +24,7 @@ class Outcome(NamedTuple):
   share: float
 
 
-def under_rules(
-  found: _examine.Verdict, columns: Mapping[str, np.ndarray]
-) -> dict[str, Outcome]:
+def under_rules(found: _examine.Verdict) -> dict[str, Outcome]:
   """Runs every rule of `spike_rules` over the norms of a log.
 
   The norms are those that were logged. Had a rule acted, the training might
@@ -35,18 +32,17 @@ def under_rules(
 
   Args:
     found: what :func:`verdicts.examine` returned.
-    columns: the log.
 
   Returns:
     By rule, what it does with each spike of `found.spikes.listed`; an empty
     mapping if there is none. In a run of more than `MEMORY` norms the rules
     see, of each spike, that many of the last norms up to it.
   """
-  rows = found.spikes.rows
-  listed = np.searchsorted(rows, [spike.row for spike in found.spikes.listed])
+  places = [spike.row for spike in found.spikes.listed]
+  listed = np.searchsorted(found.rows.places, places)
   if not listed.size:
     return {}
-  norms = np.abs(np.asarray(columns[found.column], float)[rows])
+  norms = np.abs(found.rows.values)
   size = min(norms.size, MEMORY)
   starts = np.maximum(listed - size + 1, 0)
   after: dict[str, np.ndarray] = {}

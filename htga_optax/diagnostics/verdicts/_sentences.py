@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 import math
+from typing import Any
 
 import numpy as np
 
-from htga_optax.diagnostics import fits
+from htga_optax.diagnostics import fits, logs
 from htga_optax.diagnostics.verdicts import (
   _clip,
   _divergence,
   _examine,
+  _rows,
+  _run,
   _spikes,
 )
 
@@ -19,33 +22,31 @@ _EXCESSIVE = 5  # of 1024 clipped values, where one or two are stated
 _TOO_WIDE = 5.0  # the factor between the ends of an interval that says nothing
 
 
-def sentences(
-  found: _examine.Verdict, columns: Mapping[str, np.ndarray]
-) -> list[str]:
+def sentences(found: _examine.Verdict, columns: Any) -> list[str]:
   """Puts a verdict into words.
 
   Args:
     found: what :func:`examine` returned.
-    columns: the log; its `gradient_noise_scale` is used if it is there.
+    columns: the log, as :func:`examine` takes it; its `gradient_noise_scale`
+      is used if it is there.
 
   Returns:
-    A list of paragraphs: tail, drift, dependence, laws, clip and batch size, or
-    that the run diverged; ties if there are any; spikes; and what was left
-    out.
+    A list of paragraphs. On the tail: index, drift, dependence, laws, clip,
+    batch size, ties if there are any, and the whole run; or that the run
+    diverged. Then spikes, rows, and what was left out.
   """
   if found.divergence:
     said = [_on_divergence(found, found.divergence)]
   else:
-    said = [_on_tail(found), _on_level(found), _on_dependence(found)]
-    said += [_on_laws(found), _on_clip(found), _on_batches(found, columns)]
-  if found.distinct <= _examine.UNTIED * found.values.size:
-    said.append(_on_ties(found))
-  said.append(_on_spikes(found.spikes))
-  if found.left_out:
-    said.append(
-      f"Left out of {found.column}: {found.left_out} values that are not"
-      " finite, or 0."
-    )
+    said = [_on_tail(found), _on_drift(found), _on_dependence(found)]
+    said += [_on_laws(found), _on_clip(found)]
+    said.append(_on_batches(found, logs.columns(columns)))
+    if found.distinct <= _examine.UNTIED * found.values.size:
+      said.append(_on_ties(found))
+    said.append(_run.on_run(found))
+  said += [_on_spikes(found.spikes), *_run.on_rows(found.rows)]
+  if found.rows.left_out:
+    said.append(_rows.on_what_is_left_out(found.rows))
   return said
 
 
@@ -53,18 +54,17 @@ def _on_divergence(
   found: _examine.Verdict, divergence: _divergence.Divergence
 ) -> str:
   step, before, largest, nonfinite = divergence
-  lost = f"{nonfinite} values are not finite"
-  what = lost
+  what = f"from there on {nonfinite} values are not finite, or too large"
   if largest > _divergence.GROWTH * before:
     what = (
       f"from a level of {before:.3g} its values grew to {largest:.3g}, which is"
       f" {math.log10(largest / before):.0f} decades"
     )
-    what += f", and {lost}" if nonfinite else ""
+  column = found.rows.column
   return (
-    f"The run diverged near step {step:.0f}: {what}. So {found.column} has no"
-    " tail index, no law is tested, and no clip is named. The rows before that"
-    " step can be examined alone."
+    f"The run diverged near step {step:.0f}: {what}. So {column} has no tail"
+    " index, no law is tested, and no clip is named. The rows before that step"
+    " can be examined alone."
   )
 
 
@@ -73,7 +73,7 @@ def _on_tail(found: _examine.Verdict) -> str:
   size, k = found.values.size, found.values.size // 10
   said = (
     f"Tail index {found.tail_index:.2g} (95 %: {low:.2g} to {high:.2g}) of"
-    f" {found.column}, from the {k} largest of the last {size} values:"
+    f" {found.rows.column}, from the {k} largest of the last {size} values:"
     f" {meaning(low, high)}."
   )
   if too_few(low, high):
@@ -84,29 +84,17 @@ def _on_tail(found: _examine.Verdict) -> str:
   return said
 
 
-def _on_level(found: _examine.Verdict) -> str:
-  drift, medians = float(found.series.drift), found.blocks[4]
+def _on_drift(found: _examine.Verdict) -> str:
+  drift = float(found.series.drift)
   if abs(drift) > _DRIFT:
-    said = (
+    return (
       f"Do not trust that index: {trend(drift, 'values')} (drift {drift:.1f})."
-      " What follows stands under the same doubt."
+      " What follows on laws and batches stands under the same doubt."
     )
-  else:
-    said = (
-      f"No drift is found within the window (score {drift:.1f}, rejected"
-      f" beyond {_DRIFT})."
-    )
-  if medians.size > 1:
-    alphas = found.blocks[1]
-    said += (
-      f" Over the run the median went from {medians[0]:.3g} to"
-      f" {medians[-1]:.3g}, the tail index of {medians.size} windows from"
-      f" {np.nanmin(alphas):.2g} to {np.nanmax(alphas):.2g}."
-    )
-  size = found.values.size
-  if size < found.window:
-    said += f" The run has {size} values, the window {found.window}."
-  return said
+  return (
+    f"No drift is found within the window (score {drift:.1f}, rejected beyond"
+    f" {_DRIFT})."
+  )
 
 
 def _on_dependence(found: _examine.Verdict) -> str:
@@ -115,9 +103,10 @@ def _on_dependence(found: _examine.Verdict) -> str:
     return (
       f"The values depend on those before: in the tail {inflation:.1f} of them"
       " tell as much as one, and ranks are correlated by more than 0.1 over"
-      f" {found.lag - 1} steps. The interval allows for that; laws of the tail"
-      f" are fitted to {found.thinned.size} values {found.stride} apart, others"
-      f" to {found.apart.size} values {found.lag} apart."
+      f" {found.lag - 1} rows. The interval allows for that. Tests of laws need"
+      f" values that hardly depend on one another: {found.thinned.size} values"
+      f" {found.stride} apart are left for the tail, {found.apart.size} values"
+      f" {found.lag} apart for all values."
     )
   return (
     "No dependence that matters is found"
@@ -145,18 +134,20 @@ def _on_clip(found: _examine.Verdict) -> str:
     )
   said = (
     f"Clip: {name}(exceedance_rate={_clip.CLIPPED:g}) clips the next step"
-    f" beyond a norm of {clip.norm:.3g}, which about one value in"
-    f" {round(1 / _clip.CLIPPED)} exceeds if the level stays as it is. Of the"
-    f" last {clip.counted} values it clips {clip.clipped}."
+    f" beyond a norm of {clip.norm:.3g}. It clips about"
+    f" {_run.rate(found.rows, _clip.CLIPPED)}, if the run goes on as it is; of"
+    f" the last {clip.counted} values it clips {clip.clipped}."
   )
   if clip.counted < _clip.CLIP_WINDOW:
     said += (
-      f" Its window of {_clip.CLIP_WINDOW} norms is not full, so that it clips"
-      f" more often than one in {round(1 / _clip.CLIPPED)}; before"
-      f" {_clip.CLIP_FEWEST} norms it clips nothing."
+      f" Its window of {_clip.CLIP_WINDOW} norms is not full: with few norms it"
+      f" clips up to three in 1000, before {_clip.CLIP_FEWEST} norms nothing."
     )
   elif clip.clipped > _EXCESSIVE:
-    said += " That is more than it states, since the level moves."
+    said += (
+      " That is more than it states: the norms have changed faster than it"
+      " follows."
+    )
   return said
 
 
@@ -198,8 +189,8 @@ _NO_EVIDENCE = (
 def _on_laws(found: _examine.Verdict) -> str:
   if not found.tests:
     return (
-      f"No law is tested: {found.apart.size} values are too few, or too many"
-      " of them are equal."
+      "No law is tested: the values for a test are too few, or too many of them"
+      " are equal."
     )
   kept = [t.fit.law for t in found.tests if not _examine.rejected(t)]
   lost = [t.fit.law for t in found.tests if _examine.rejected(t)]

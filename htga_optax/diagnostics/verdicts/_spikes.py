@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from htga_optax.diagnostics import _optional
+from htga_optax.diagnostics.verdicts import _rows
 
 SPIKE = 5.0  # times the local level, from which on a norm is called a spike
 LEVEL_ROWS = 101  # whose median is the local level
@@ -53,12 +54,10 @@ class Spikes(NamedTuple):
       than ten apart counted once.
     largest: the ten largest norms over their level, also those that are no
       spikes, the largest first.
-    rows: the rows of the log that count, in order of time.
   """
 
   total: int
   largest: list[Spike]
-  rows: np.ndarray
 
   @property
   def listed(self) -> list[Spike]:
@@ -66,25 +65,17 @@ class Spikes(NamedTuple):
     return self.largest[: self.total]
 
 
-def find(
-  norms: np.ndarray,
-  steps: np.ndarray,
-  rows: np.ndarray,
-  loss: np.ndarray | None,
-  layers: Mapping[str, np.ndarray],
-) -> Spikes:
+def find(rows: _rows.Rows, layers: Mapping[str, np.ndarray]) -> Spikes:
   """Finds the spikes of a run.
 
   Args:
-    norms: the norms that are finite and not 0, in order of time, [n].
-    steps: their steps, [n].
-    rows: their rows in the log, [n].
-    loss: the loss of the same rows, [n]; None if the log has none.
-    layers: the norms of each layer, in all rows of the log.
+    rows: the norms over the whole run.
+    layers: the norms of each layer in the same rows, [n].
 
   Returns:
     The :class:`Spikes`. A level that jumps for good is no spike.
   """
+  norms, loss = np.abs(rows.values), rows.loss
   levels = local_level(norms)
   ratios = norms / levels
   above = np.flatnonzero(ratios > SPIKE)
@@ -108,10 +99,11 @@ def find(
     if loss is not None:
       before = _median(loss[max(0, i - _LOSS_ROWS) : i])
       after = _median(loss[i + 1 : i + 1 + _LOSS_ROWS])
-    layer, ratio = _layer(layers, rows, i)
-    numbers = float(steps[i]), float(norms[i]), float(levels[i])
-    largest.append(Spike(int(rows[i]), *numbers, before, after, layer, ratio))
-  return Spikes(total, largest, rows)
+    layer, ratio = _layer(layers, i)
+    numbers = float(rows.steps[i]), float(norms[i]), float(levels[i])
+    row = int(rows.places[i])
+    largest.append(Spike(row, *numbers, before, after, layer, ratio))
+  return Spikes(total, largest)
 
 
 def local_level(norms: np.ndarray) -> np.ndarray:
@@ -144,14 +136,12 @@ def _median(values: np.ndarray) -> float:
   return float(np.median(finite)) if finite.size else math.nan
 
 
-def _layer(
-  layers: Mapping[str, np.ndarray], rows: np.ndarray, i: int
-) -> tuple[str, float]:
+def _layer(layers: Mapping[str, np.ndarray], i: int) -> tuple[str, float]:
   """The layer that is farthest above its level in the i-th row."""
   half = LEVEL_ROWS // 2
-  around = rows[max(0, i - half) : i + half + 1]
+  around = slice(max(0, i - half), i + half + 1)
   ratios = {
-    layer: float(x[rows[i]]) / (_median(x[around]) or math.inf)
+    layer: float(x[i]) / (_median(x[around]) or math.inf)
     for layer, x in layers.items()
   }
   known = {layer: r for layer, r in ratios.items() if math.isfinite(r)}
