@@ -341,14 +341,10 @@ def test_spikes_are_in_sentences_and_in_the_page():
   assert "<h2>Spikes</h2>\n<p>There is none.</p>" in calm_page
 
 
-APPLY = spike_rules.apply
-
-
-def rules_of(norms, rules=None):
-  """A rule with a memory as long as the run, one that skips, and none."""
-  if rules is not None:
-    return APPLY(norms, rules)
+def rules_of(norms):
+  """Rules with a memory as long as the run, one that skips, and none."""
   return {
+    _clip.RULE: np.minimum(norms, norms[0]),
     "as before": np.minimum(norms, np.append(np.inf, norms[:-1])),
     "sum": np.where(np.cumsum(norms) < 1e4, norms, 0.5),
     "skip": np.where(norms > 100, 0, norms),

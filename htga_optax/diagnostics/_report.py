@@ -74,7 +74,7 @@ def _tails(
 ) -> dict[str, Any]:
   """The pictures of the tail: index, exceedances, Hill plot, quantiles."""
   made = {}
-  at, alphas, low, high, _ = found.blocks
+  at, alphas, low, high = found.blocks
   ax = plots.tail_index(
     at, alphas, low, high, label=f"last {found.values.size}"
   )

@@ -40,8 +40,7 @@ def clip_at_the_end(norms: np.ndarray, unit: float) -> Clip:
     The :class:`Clip`.
   """
   fed = np.append(norms[-(CLIP_WINDOW + _COUNTED) :] / unit, _PROBE)
-  rule = {RULE: spike_rules.RULES[RULE]}
-  after = spike_rules.apply(fed, rule)[RULE]
+  after = spike_rules.apply(fed)[RULE]  # all rules are one program
   counted = min(_COUNTED, norms.size)
   last = slice(-1 - counted, -1)
   changed = after[last] < (1 - 1e-5) * fed[last]

@@ -37,8 +37,8 @@ class Verdict(NamedTuple):
     tail_index: Hill's estimate from the window.
     interval: its interval of nominally 95 %, for dependent values.
     series: dependence, bias and drift of the window.
-    blocks: for windows over the run, [5, blocks]: steps, tail indices, their
-      lower and upper ends, medians.
+    blocks: for windows over the run, [4, blocks]: steps, tail indices, the
+      lower and the upper ends of their intervals.
     thinned: every `stride`-th value of the window, with its sign; the laws of
       tails are fitted to these.
     stride: 1 if large values are as good as independent.
@@ -142,7 +142,7 @@ def _no_tail() -> dict[str, Any]:
     "tail_index": nan,
     "interval": (nan, nan),
     "series": intervals.Series(*np.full(3, nan)),
-    "blocks": np.zeros([5, 0]),
+    "blocks": np.zeros([4, 0]),
     "thinned": none,
     "stride": 1,
     "k": 0,
@@ -179,7 +179,7 @@ def _tail(rows: _rows.Rows, size: int) -> dict[str, Any]:
     "tail_index": float(alphas[-1]),
     "interval": (float(limits[-1, 0]), float(limits[-1, 1])),
     "series": last,
-    "blocks": np.stack([rows.steps[ends - 1], alphas, *limits.T, medians]),
+    "blocks": np.stack([rows.steps[ends - 1], alphas, *limits.T]),
     "thinned": thinned,
     "stride": stride,
     "k": tail,

@@ -46,7 +46,7 @@ def under_rules(found: _examine.Verdict) -> dict[str, Outcome]:
   size = min(norms.size, MEMORY)
   starts = np.maximum(listed - size + 1, 0)
   after: dict[str, np.ndarray] = {}
-  for start in np.unique(starts):
+  for start in np.unique(starts)[::-1]:  # what was before a spike counts last
     stretch = slice(start, start + size)
     for rule, result in spike_rules.apply(norms[stretch]).items():
       after.setdefault(rule, np.full(norms.size, np.nan))[stretch] = result
