@@ -107,11 +107,12 @@ def logger(*sinks: Sink) -> Iterator[Callable[[int, dict], None]]:
 
 @contextlib.contextmanager
 def csv_sink(path: str | os.PathLike) -> Iterator[Write]:
-  """A row per step; a file that is there is continued.
+  """A row per step; a file that is there is continued, without a torn last row.
 
   Numbers are written with as many digits as their dtype needs to come back the
   same. The first row decides what the columns are.
   """
+  _drop_torn_row(path)
   with open(path, "a+", newline="") as file:
     file.seek(0)
     columns = next(csv.reader(file), [])
@@ -128,6 +129,12 @@ def csv_sink(path: str | os.PathLike) -> Iterator[Write]:
       file.flush()
 
     yield write
+
+
+def _drop_torn_row(path: str | os.PathLike) -> None:
+  """Cuts off a last row without its end, as of a run that was killed."""
+  with contextlib.suppress(FileNotFoundError), open(path, "rb+") as file:
+    file.truncate(file.read().rfind(b"\n") + 1)
 
 
 @contextlib.contextmanager

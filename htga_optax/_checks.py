@@ -89,6 +89,45 @@ def check_size(name: str, value: object, default: int | None = None) -> int:
   return int(value)
 
 
+def check_sample(name: str, x: Any) -> Any:
+  """Returns a sample of real numbers, without what has no value.
+
+  Args:
+    name: the argument's name, as the user wrote it.
+    x: a sample. Entries of a masked array that are masked, and nulls of a
+      column of polars, are no values.
+
+  Returns:
+    An array of jax as it is, anything else as an array of NumPy.
+
+  Raises:
+    ValueError: it is complex.
+
+  Examples:
+    >>> import numpy as np
+    >>> print(check_sample("x", np.ma.masked_less([1.0, -2.0, 3.0], 0)))
+    [1. 3.]
+    >>> check_sample("x", [1j])
+    Traceback (most recent call last):
+    ValueError: x is complex: give its absolute values, or its real part.
+  """
+  is_null = getattr(x, "is_null", None)  # of polars
+  if is_null is not None:
+    x = np.ma.masked_array(x, np.asarray(is_null(), bool))
+  if isinstance(x, np.ma.MaskedArray):
+    x = x.compressed() if x.ndim == 1 else x
+  parts = x if isinstance(x, (list, tuple)) else [x]
+  of_jax = [
+    isinstance(v, jax.Array) or hasattr(v, "__jax_array__") for v in parts
+  ]
+  found = jnp.asarray(x) if any(of_jax) else np.asarray(x)
+  if jnp.issubdtype(found.dtype, jnp.complexfloating):
+    raise ValueError(
+      f"{name} is complex: give its absolute values, or its real part."
+    )
+  return found
+
+
 def check_transformation(
   taker: str, transform: Any
 ) -> optax.GradientTransformationExtraArgs:

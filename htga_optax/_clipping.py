@@ -243,13 +243,16 @@ def clip_by_tail_quantile(
       )
       ratios = jnp.concatenate([ratios, over_level])[-window_size:]
     window = order_statistics.sorted_window(ratios)
+    tail_fit = jnp.zeros([3], jnp.float32)
+    if past.size:
+      tail_fit = _fit(largest_of(window), jnp.maximum(tail_size(window)[1], 1))
     return ClipByTailQuantileState(
       step_count=jnp.zeros([], jnp.int32),
       tail_quantile=jnp.zeros([], jnp.float32),
       exceedance_count=jnp.zeros([], jnp.int32),
       level=level_state,
       window=window,
-      tail_fit=_fit(largest_of(window), jnp.maximum(tail_size(window)[1], 1)),
+      tail_fit=tail_fit,
     )
 
   def update(r, state, max_norm):

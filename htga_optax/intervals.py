@@ -40,6 +40,7 @@ from jax.typing import ArrayLike
 import numpy as np
 
 from htga_optax import estimators, order_statistics
+from htga_optax.estimators._samples import in_range
 
 _CLASSES = 32  # of rank, which stand for the ranks
 _LAGS = 12  # which stand for all lags
@@ -206,7 +207,7 @@ def hill_interval(x: ArrayLike, k: int, level: float = 0.95) -> jax.Array:
     >>> print(intervals.hill_interval(clustered, k=25).round(1))
     [0.6 1.9]
   """
-  window = order_statistics.sorted_window(x)
+  window = order_statistics.sorted_window(in_range(x))
   tail_index = estimators.hill(window.arrivals, k)
   return series_interval(tail_index, k, examine(window, k), level)
 

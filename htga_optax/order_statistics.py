@@ -46,8 +46,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from htga_optax import _checks
+from htga_optax._states import known_state
 
 
+@known_state
 class SortedWindow(NamedTuple):
   """The last W values of a stream, in order of arrival and of size.
 
@@ -93,14 +95,14 @@ def sorted_window(x: ArrayLike) -> SortedWindow:
     The window.
 
   Raises:
-    ValueError: `x` is not one-dimensional.
+    ValueError: `x` is not one-dimensional, or complex.
 
   Examples:
     >>> from htga_optax import order_statistics
     >>> print(order_statistics.sorted_window([3.0, 1.0, 2.0]).ascending)
     [1. 2. 3.]
   """
-  x = jnp.asarray(x, jnp.float32)
+  x = jnp.asarray(_checks.check_sample("x", x), jnp.float32)
   if x.ndim != 1:
     raise ValueError(
       f"x must be one-dimensional, got shape {x.shape}; use jax.vmap."

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import htga_optax
-from htga_optax import diagnostics
+from htga_optax import diagnostics, order_statistics
 
 
 def tracked(
@@ -39,8 +39,15 @@ def test_a_window_that_is_not_full_has_no_index():
   tx = optax.chain(htga_optax.scale_by_htga(), optax.adam(0.1))
   state = tx.init({"w": jnp.zeros(3)})
   assert diagnostics.explain(state) == (
-    "No tail index yet: the window is not full, or its largest norms are 0."
+    "No tail index yet: the window has 0 of its 256 norms."
   )
+  tx = htga_optax.track_tail_index(8, 2)
+  for norms, said in (
+    ([1.0] * 5, "the window has 5 of its 8 norms."),
+    ([0.0] * 9, "the largest norms are 0."),
+  ):
+    state = run_of(tx, norms, jnp.ones(1))
+    assert diagnostics.explain(state) == f"No tail index yet: {said}"
 
 
 @pytest.mark.parametrize(
@@ -49,6 +56,8 @@ def test_a_window_that_is_not_full_has_no_index():
     ((0.5, 0.9), "very heavy, even the mean of the norm is infinite."),
     ((0.8, 1.9), "heavy, the variance of the norm is infinite."),
     ((1.5, 3.0), "perhaps heavy, an infinite variance is within the interval."),
+    ((0.84, 47.0), "too few independent values to tell."),
+    ((0.9, 4.6), "too few independent values to tell."),
     ((2.1, 40.0), "a finite variance."),
     ((12.0, 40.0), "a light tail, with no power law to speak of."),
   ],
@@ -116,6 +125,42 @@ def test_equal_norms_are_lighter_than_any_power_law():
   for _ in range(9):
     _, state = tx.update(jnp.ones(2), state)
   assert diagnostics.explain(state).startswith("The tail is lighter than any")
+
+
+def test_a_window_of_few_norms_is_explained_without_a_warning():
+  tx = htga_optax.track_tail_index(8, 2)
+  state = tx.init(jnp.ones(1))
+  norms = np.float32(stats.expon().rvs(size=64, random_state=1))
+  window = order_statistics.sorted_window(norms)
+  state = state._replace(
+    tail_index=jnp.float32(2.0),
+    estimator_state=state.estimator_state._replace(window=window),
+  )
+  said = diagnostics.explain(state)
+  assert said.startswith("Tail index 2") and "exponential" not in said
+
+
+def test_a_lighter_law_that_fits_as_well_is_named():
+  """By the likelihoods of scipy, of the 25 largest over the one below."""
+  lighter = "do not reject an exponential tail either"
+  tx = htga_optax.track_tail_index(256, 25)
+  for law in (stats.expon(), stats.halfnorm(), stats.pareto(0.5)):
+    norms = np.float32(law.rvs(size=256, random_state=1))
+    state = tx.init(jnp.ones(1))
+    window = order_statistics.sorted_window(norms)
+    state = state._replace(
+      tail_index=jnp.float32(2.0),
+      tail_index_interval=jnp.float32([1.5, 3.0]),
+      estimator_state=state.estimator_state._replace(window=window),
+    )
+    ascending = np.sort(norms.astype(float))
+    tail, u = ascending[-25:], ascending[-26]
+    power = stats.pareto(1 / np.mean(np.log(tail / u)), scale=u)
+    other = stats.expon(u, np.mean(tail - u))
+    ratios = power.logpdf(tail) - other.logpdf(tail)
+    score = np.sum(ratios) / (np.std(ratios) * 5)
+    assert (lighter in diagnostics.explain(state)) == (score < 1.645)
+    assert (score < 1.645) == (law.dist.name != "pareto")
 
 
 @pytest.mark.parametrize("per_layer", [False, True])

@@ -10,7 +10,8 @@ import reference
 from scipy import integrate, stats
 
 import htga_optax
-from htga_optax import estimators
+from htga_optax import estimators, intervals
+from htga_optax.estimators._samples import in_range
 
 
 @pytest.mark.parametrize("n, k", [(2, 1), (17, 16), (256, 16), (4096, 256)])
@@ -556,3 +557,54 @@ def test_the_public_list_is_documented():
   for name in dir(htga_optax):
     if not name.startswith("_") and name not in ("Argument", "PerLayer"):
       assert (getattr(htga_optax, name).__doc__ or "").strip(), name
+
+
+OF_A_SAMPLE = {
+  name: getattr(estimators, name)
+  for name in ("log_moment", "characteristic_function", "hill_all")
+} | {
+  "hill": lambda x: estimators.hill(x, 16),
+  "automatic_k": lambda x: estimators.automatic_k(x, 40),
+  "pickands": lambda x: estimators.pickands(x, 16),
+  "moment": lambda x: estimators.moment(x, 16),
+  "generalized_pareto": lambda x: estimators.generalized_pareto(x, 16),
+  "block_log_moment": lambda x: estimators.block_log_moment(x, 8),
+  "hill_interval": lambda x: intervals.hill_interval(x, 16),
+}
+OF_SCALE = {
+  "tail_quantile": lambda x: estimators.tail_quantile(x, 16, 1e-3),
+  "fit": lambda x: jnp.stack(estimators.generalized_pareto_fit(x)),
+}
+
+
+@pytest.mark.parametrize("name", OF_A_SAMPLE | OF_SCALE)
+def test_samples_on_the_host(name):
+  """The mask counts, complex values are refused, the scale does not matter."""
+  of = (OF_A_SAMPLE | OF_SCALE)[name]
+  x = np.random.default_rng(0).pareto(1.5, 160) + 1
+  expected = of(x)
+  holes = np.arange(200) % 5 == 0
+  data = np.full(200, 1e30)
+  data[~holes] = x
+  np.testing.assert_array_equal(of(np.ma.masked_array(data, holes)), expected)
+  with pytest.raises(ValueError, match=r"is complex: give its absolute val"):
+    of(x + 0j)
+  with pytest.raises(ValueError, match=r"is complex: give its absolute val"):
+    of(jnp.asarray(x) + 0j)
+  if name in OF_A_SAMPLE:
+    for scale in (1e38, 1e-250):
+      np.testing.assert_allclose(of(scale * x), expected, rtol=3e-3)
+
+
+def test_scaling_does_not_touch_what_float32_holds():
+  x = np.random.default_rng(0).standard_t(2, 99) * 1e30
+  x[:3] = 0, np.inf, np.nan
+  for y in (x, np.float32(x), np.zeros(9), np.full(3, np.nan)):
+    np.testing.assert_array_equal(in_range(y), jnp.asarray(y, jnp.float32))
+  for y in ([*np.arange(3.0)], [*jnp.arange(3.0)], (0.0, jnp.float32(1), 2)):
+    np.testing.assert_array_equal(in_range(y), np.arange(3.0))
+  x[3] = 1e-44
+  found, size = np.asarray(in_range(x), float), np.max(np.abs(x[4:]))
+  factor = np.max(np.abs(found[4:])) / size
+  assert np.log2(factor) == pytest.approx(round(np.log2(factor)), abs=1e-6)
+  np.testing.assert_allclose(found, factor * x, rtol=1e-6, atol=1e-30)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, stats
 
+from htga_optax import estimators
 from htga_optax.diagnostics import fits
 
 X = np.concatenate([[1e-2, 0.1, 0.3], np.geomspace(0.5, 5e3, 12)])
@@ -225,6 +226,64 @@ def test_what_cannot_be_fitted_is_said(change, message):
   x = np.random.default_rng(0).standard_normal(100)
   with pytest.raises(ValueError, match=message):
     fits.fit(**({"law": "Student t", "x": x} | change))
+
+
+def test_a_masked_sample_is_what_is_not_masked():
+  x = np.random.default_rng(0).pareto(1.5, 300) + 1
+  holes = np.arange(300) % 3 == 0
+  masked = np.ma.masked_array(np.where(holes, 1e9, x), holes)
+  one, other = (
+    fits.fit(name, masked) for name in ("Pareto tail", "exponential tail")
+  )
+  assert one == fits.fit("Pareto tail", x[~holes])
+  assert fits.vuong(masked, one, other) == fits.vuong(x[~holes], one, other)
+  test = fits.goodness("lognormal", masked, replications=9)
+  assert test == fits.goodness("lognormal", x[~holes], replications=9)
+  for of in (fits.fit, fits.goodness):
+    with pytest.raises(ValueError, match="x is complex: give its absolute"):
+      of("lognormal", x + 0j)
+
+
+@pytest.mark.parametrize("name", fits.LAWS)
+def test_the_scale_does_not_matter(name):
+  x = np.random.default_rng(0).standard_t(3, 400)
+  x = x if fits.LAWS[name].support == "real" else np.abs(x)
+  expected = fits.fit(name, x)
+  for scale in (1e-300, 1e39, 1e300):
+    found = fits.fit(name, scale * x)
+    np.testing.assert_allclose(found.shape, expected.shape, rtol=1e-6)
+    assert found.scale == pytest.approx(scale * expected.scale, rel=1e-6)
+    assert found.log_likelihood == pytest.approx(
+      expected.log_likelihood - found.n * np.log(scale), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("k", [100, 300, 500, 1000])
+def test_ties_with_the_threshold_are_the_difference_to_hill(k):
+  x = np.random.default_rng(0).zipf(2.2, 5000).astype(float)
+  found, n = fits.fit("Pareto tail", x, k), np.sum(x > np.sort(x)[-(k + 1)])
+  assert found.n == n < k
+  hill = float(estimators.hill(x, k))
+  assert found.tail_index == pytest.approx(hill * n / k, rel=1e-5)
+  # Without ties they are the same.
+  x = np.random.default_rng(0).pareto(1.2, 5000) + 1
+  hill = float(estimators.hill(x, k))
+  assert fits.fit("Pareto tail", x, k).tail_index == pytest.approx(
+    hill, rel=1e-5
+  )
+
+
+@pytest.mark.parametrize(
+  "name", [n for n in fits.LAWS if fits.LAWS[n].support == "tail"]
+)
+def test_a_fit_of_a_few_values_says_so(name):
+  x = np.random.default_rng(1).pareto(1.5, 99) + 1
+  with pytest.warns(UserWarning, match=f"{name}: the fit rests on 9 values"):
+    fits.fit(name, x)
+  fits.fit(name, x, k=10)
+  x[np.argsort(x)[-8:-5]] = np.sort(x)[-8]  # equal to the threshold
+  with pytest.warns(UserWarning, match=f"{name}: the fit rests on 5 values"):
+    fits.goodness(name, x, k=7, replications=1)
 
 
 def test_vuong_wants_the_same_values():

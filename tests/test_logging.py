@@ -190,6 +190,20 @@ def test_csv_is_continued(sinks, tmp_path):
     log(3, {"accuracy": 1.0})
 
 
+@pytest.mark.parametrize("kept", range(len("step,loss\r\n1,0.5\r\n")))
+def test_csv_of_a_killed_run_is_continued_without_its_torn_row(
+  sinks, tmp_path, kept
+):
+  """Wherever the file ends, whole rows are left, and the new one is whole."""
+  path = tmp_path / "a.csv"
+  whole = b"step,loss\r\n1,0.5\r\n"
+  path.write_bytes(whole[:kept])
+  with sinks.csv_sink(path) as write:
+    write(2, {"loss": 0.25})
+  rows = list(csv.DictReader(path.read_text().splitlines()))
+  assert rows == [{"step": "2", "loss": "0.25"}]
+
+
 def test_csv_row_is_on_disk_at_once(sinks, tmp_path):
   with sinks.csv_sink(tmp_path / "a.csv") as write:
     write(1, {"loss": 2})

@@ -40,7 +40,7 @@ def series():
 
 
 def applied(norms, name):
-  return spike_rules.apply(norms, {name: spike_rules.RULES[name]})[name]
+  return spike_rules.apply(norms)[name]
 
 
 def test_every_rule_has_a_twin():

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from typing import Any
+import warnings
 
 import numpy as np
 import optax
 
 from htga_optax import streaming
 from htga_optax._states import typed
-from htga_optax.diagnostics import verdicts
+from htga_optax.diagnostics import fits, verdicts
+
+_WORSE = 1.645  # the score at which a fit is worse, at 5 %
 
 
 def explain(state: Any, layers: Sequence[str] | None = None) -> str:
@@ -62,6 +65,10 @@ def explain(state: Any, layers: Sequence[str] | None = None) -> str:
       _variance_inflation(state, tail_index),
     )
   ]
+  # The window, where the estimator has one, as its values in ascending order.
+  window = getattr(optax.tree.get(state, "estimator_state"), "window", None)
+  ascending = np.zeros([*np.shape(tail_index), 0])
+  fields.append(ascending if window is None else np.asarray(window.ascending))
   shape = np.shape(tail_index)
   if not shape:
     return _sentence(*fields)
@@ -93,12 +100,16 @@ def _sentence(
   rejected: np.ndarray,
   nonfinite_count: np.ndarray,
   inflation: np.ndarray,
+  ascending: np.ndarray,
 ) -> str:
   said = []
+  filled, size = np.sum(ascending >= 0), ascending.size
   if not tail_index:
-    said.append(
-      "No tail index yet: the window is not full, or its largest norms are 0."
-    )
+    why = "the window is not full, or its largest norms are 0"
+    if size:
+      why = f"the window has {filled} of its {size} norms"
+      why = why if filled < size else "the largest norms are 0"
+    said.append(f"No tail index yet: {why}.")
   elif tail_index >= streaming.LIGHTEST:
     said.append(
       "The tail is lighter than any power law: the largest norms are equal, or"
@@ -114,6 +125,11 @@ def _sentence(
     tests = f"(drift {drift:.1f}, misfit {misfit:.1f})"
     if not rejected:
       said.append(f"A power law is not rejected {tests}.")
+      if _is_exponential(ascending, float(inflation)):
+        said.append(
+          f"The {ascending.size} norms of the window do not reject an"
+          " exponential tail either, which is lighter than any power law."
+        )
     elif abs(drift) >= abs(misfit):
       trend = verdicts.trend(drift, "norms")
       said.append(f"Do not trust it {tests}: {trend}.")
@@ -131,3 +147,17 @@ def _sentence(
   if nonfinite_count:
     said.append(f"Norms that were not finite: {nonfinite_count}.")
   return " ".join(said)
+
+
+def _is_exponential(ascending: np.ndarray, inflation: float) -> bool:
+  """Whether an exponential tail fits the largest tenth as well as a power."""
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("error")
+      power, other = (
+        fits.fit(law, ascending) for law in ("Pareto tail", "exponential tail")
+      )
+  except (ValueError, UserWarning):  # no window, few values, or ties
+    return False
+  score = fits.vuong(ascending, power, other).statistic
+  return score < _WORSE * max(inflation, 1.0) ** 0.5

@@ -1,14 +1,15 @@
-"""The import of what only the extra `diagnostics` installs."""
+"""The import of what only an extra installs."""
 
 import importlib
 from typing import Any
 
 
-def load(name: str) -> Any:
-  """Imports a module of scipy or matplotlib.
+def load(name: str, extra: str = "diagnostics") -> Any:
+  """Imports a module that the package can do without.
 
   Args:
     name: its dotted name.
+    extra: what installs it.
 
   Returns:
     The module.
@@ -26,6 +27,6 @@ def load(name: str) -> Any:
     return importlib.import_module(name)
   except ImportError as error:
     raise ImportError(
-      f'{name.split(".")[0]} is missing: pip install "htga_optax[diagnostics]"',
+      f'{name.split(".")[0]} is missing: pip install "htga_optax[{extra}]"',
       name=name,
     ) from error

@@ -1,7 +1,7 @@
 """A log as one page of HTML: the verdict, the laws, the pictures."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import html
 import io
 import math
@@ -9,43 +9,79 @@ from typing import Any
 
 import numpy as np
 
-from htga_optax.diagnostics import _optional, fits, plots, verdicts
+from htga_optax.diagnostics import _optional, fits, logs, plots, verdicts
 
 RATES = ("learning_rate", "lr")
 FACTORS = ("amplification", "rate_scale")
 
 
-def pictures(
-  found: verdicts.Verdict, columns: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
   """Draws the pictures of a report.
 
   Args:
     found: what :func:`verdicts.examine` returned.
-    columns: the log.
+    columns: the log, as :func:`verdicts.examine` takes it.
 
   Returns:
     Figures of matplotlib, by caption.
   """
-  column, made = found.column, {}
-  size = len(columns[column])
-  steps = columns.get("step", np.arange(1, size + 1))
-  norms = np.abs(columns[column])
-  made[f"{column} over the run: medians and extremes of stretches"] = (
-    plots.series(steps, {column: norms}, column)
+  log, rows, made = logs.columns(columns), found.rows, {}
+  steps, values = verdicts.curve(log, rows.column)
+  spikes = found.spikes.listed
+  caption = f"{rows.column} over the run: medians and extremes of stretches"
+  caption += "; spikes as in the table" if spikes else ""
+  made[caption] = plots.mark(
+    np.array([spike.step for spike in spikes]),
+    np.array([spike.norm for spike in spikes]),
+    plots.series(steps, {rows.column: np.abs(values)}, rows.column),
   )
-  if "loss" in columns:
-    loss = columns["loss"]
-    log = bool(np.nanmin(loss) > 0)
-    made["Loss over the run"] = plots.series(steps, {"loss": loss}, "loss", log)
-  at, alphas, low, high, _ = found.blocks
+  if rows.loss is not None:
+    is_positive = bool(np.nanmin(rows.loss, initial=np.inf) > 0)
+    made["Loss over the run"] = plots.series(
+      rows.steps, {"loss": rows.loss}, "loss", is_positive
+    )
+  if not found.divergence:
+    made |= _tails(found, log)
+  factors = {
+    name: verdicts.beside(log, rows, name) for name in FACTORS if name in log
+  }
+  steps, norms = rows.steps, np.abs(rows.values)
+  if factors:
+    product = np.prod(list(factors.values()), axis=0)
+    parts = np.array_split(np.arange(norms.size), 3)
+    stages = {
+      f"steps {steps[i[0]]:.0f} to {steps[i[-1]]:.0f}": (
+        norms[i],
+        (norms * product)[i],
+      )
+      for i in parts
+    }
+    made["Norms before and after modulation"] = plots.norm_histograms(stages)[
+      0, 0
+    ]
+  name = logs.find(log, RATES, rows.column)
+  rate = None if name is None else verdicts.beside(log, rows, name)
+  if factors or rate is not None:
+    ax = plots.step_size(steps, 1.0 if rate is None else rate, factors)
+    if rate is None:
+      ax.set_ylabel("step size (learning rates)")
+    made["Effective step size"] = ax
+  return {caption: ax.figure for caption, ax in made.items()}
+
+
+def _tails(
+  found: verdicts.Verdict, log: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+  """The pictures of the tail: index, exceedances, Hill plot, quantiles."""
+  made = {}
+  at, alphas, low, high = found.blocks
   ax = plots.tail_index(
     at, alphas, low, high, label=f"last {found.values.size}"
   )
-  if "tail_index" in columns:
-    every = max(1, size // 1000)
-    logged = columns["tail_index"][::every]
-    plots.tail_index(steps[::every], logged, label="in the log", ax=ax)
+  if "tail_index" in log:
+    at, logged = verdicts.curve(log, "tail_index")
+    every = max(1, at.size // 1000)
+    plots.tail_index(at[::every], logged[::every], label="in the log", ax=ax)
   made["Tail index over the run; below 2 the variance is infinite"] = ax
   laws = [test.fit for test in found.tests]
   made["Share of values beyond |x|, and fitted laws"] = plots.ccdf(
@@ -58,27 +94,7 @@ def pictures(
     made[f"Quantiles beside those of the law: {test.fit}, {verdict}"] = (
       plots.qq(np.abs(found.thinned) if tail else found.apart, test.fit)
     )
-  factors = {name: columns[name] for name in FACTORS if name in columns}
-  if factors:
-    product = np.prod(list(factors.values()), axis=0)
-    parts = np.array_split(np.arange(size), 3)
-    stages = {
-      f"steps {steps[i[0]]:.0f} to {steps[i[-1]]:.0f}": (
-        norms[i],
-        (norms * product)[i],
-      )
-      for i in parts
-    }
-    made["Norms before and after modulation"] = plots.norm_histograms(stages)[
-      0, 0
-    ]
-  rate = next((columns[name] for name in RATES if name in columns), None)
-  if factors or rate is not None:
-    ax = plots.step_size(steps, 1.0 if rate is None else rate, factors)
-    if rate is None:
-      ax.set_ylabel("step size (learning rates)")
-    made["Effective step size"] = ax
-  return {caption: ax.figure for caption, ax in made.items()}
+  return made
 
 
 def _best(found: verdicts.Verdict) -> list[fits.Goodness]:
@@ -98,10 +114,11 @@ def _best(found: verdicts.Verdict) -> list[fits.Goodness]:
 _STYLE = """
 body { font: 16px/1.5 Georgia, serif; max-width: 62rem; margin: 2rem auto;
   padding: 0 1rem; color: #111; background: #fff; }
-h1, h2 { font-family: Helvetica, Arial, sans-serif; line-height: 1.2; }
+h1, h2, h3 { font-family: Helvetica, Arial, sans-serif; line-height: 1.2; }
 p { max-width: 44rem; }
-table { border-collapse: collapse; font-size: 0.9rem; }
-th, td { text-align: left; padding: 0.2rem 1rem 0.2rem 0;
+table { border-collapse: collapse; font-size: 0.9rem; display: block;
+  overflow-x: auto; }
+th, td { text-align: left; white-space: nowrap; padding: 0.2rem 1rem 0.2rem 0;
   border-bottom: 1px solid #ccc; }
 td.n { text-align: right; font-variant-numeric: tabular-nums; }
 main { display: flex; flex-wrap: wrap; gap: 1rem; }
@@ -114,10 +131,11 @@ footer { font-size: 0.85rem; color: #333; margin-top: 2rem; }
 
 
 def report(
-  columns: Mapping[str, np.ndarray],
+  columns: Any,
   title: str = "run",
   column: str | None = None,
   window: int = verdicts.WINDOW,
+  progress: Callable[[str], object] = lambda what: None,
 ) -> str:
   """Writes a log as one page of HTML: verdict, laws and pictures.
 
@@ -126,6 +144,7 @@ def report(
     title: the title of the page.
     column: as :func:`verdicts.examine` takes it.
     window: as :func:`verdicts.examine` takes it.
+    progress: is called with a few words before each part of the work.
 
   Returns:
     The page, as text. It has no script, and a browser loads nothing for it.
@@ -135,10 +154,15 @@ def report(
     ValueError: as :func:`verdicts.examine`.
   """
   _optional.load("matplotlib.figure")
+  columns = logs.columns(columns)
+  progress("Examining the norms and testing laws")
   found = verdicts.examine(columns, column, window)
   paragraphs = "\n".join(
     f"<p>{html.escape(line)}</p>" for line in verdicts.sentences(found, columns)
   )
+  progress("Running the rules over the norms")
+  spikes = _spikes(found)
+  progress("Drawing the pictures")
   figures = "\n".join(
     _figure(caption, figure)
     for caption, figure in pictures(found, columns).items()
@@ -160,8 +184,10 @@ def report(
 <div id="verdict">
 {paragraphs}
 </div>
+<h2>Spikes</h2>
+{spikes}
 <h2>Laws</h2>
-{_table(found)}
+{_laws(found)}
 <h2>Pictures</h2>
 <main>
 {figures}
@@ -177,7 +203,10 @@ rejected where either is below 2.5 %.</footer>
 
 def _figure(caption: str, figure: Any) -> str:
   buffer = io.BytesIO()
-  figure.savefig(buffer, format="png", dpi=110)
+  figure.set_dpi(110)
+  # `savefig` would lay it out twice, which takes longer than to draw it.
+  agg = _optional.load("matplotlib.backends.backend_agg")
+  agg.FigureCanvasAgg(figure).print_png(buffer)
   data = base64.b64encode(buffer.getvalue()).decode()
   caption = html.escape(caption)
   wide = ' class="wide"' if len(figure.axes) > 2 else ""
@@ -187,23 +216,91 @@ def _figure(caption: str, figure: Any) -> str:
   )
 
 
-def _table(found: verdicts.Verdict) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  """A table, whose first column is of text and the others of numbers."""
+  head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
+  lines = []
+  for first, *numbers in rows:
+    cells = "".join(f'<td class="n">{html.escape(v)}</td>' for v in numbers)
+    lines.append(f"<tr><td>{html.escape(first)}</td>{cells}</tr>")
+  return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+
+
+def _laws(found: verdicts.Verdict) -> str:
   if not found.tests:
     return "<p>None was tested.</p>"
   rows = []
   for test in found.tests:
     index = test.fit.tail_index
-    numbers = (
-      f"{test.fit.n}",
-      f"{index:.2f}" if math.isfinite(index) else "none",
-      f"{test.ks:.3f}",
-      f"{test.ks_pvalue:.2f}",
-      f"{test.anderson_darling:.2f}",
-      f"{test.anderson_darling_pvalue:.2f}",
-      "rejected" if verdicts.rejected(test) else "not rejected",
+    rows.append(
+      (
+        str(test.fit),
+        f"{test.fit.n}",
+        f"{index:.2f}" if math.isfinite(index) else "none",
+        f"{test.ks:.3f}",
+        f"{test.ks_pvalue:.2f}",
+        f"{test.anderson_darling:.2f}",
+        f"{test.anderson_darling_pvalue:.2f}",
+        "rejected" if verdicts.rejected(test) else "not rejected",
+      )
     )
-    cells = "".join(f'<td class="n">{cell}</td>' for cell in numbers)
-    rows.append(f"<tr><td>{html.escape(str(test.fit))}</td>{cells}</tr>")
   heads = ("law", "values", "tail index", "KS", "p", "AD", "p", "at 5 %")
-  head = "".join(f"<th>{name}</th>" for name in heads)
-  return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+  return _table(heads, rows)
+
+
+def _spikes(found: verdicts.Verdict) -> str:
+  """The largest spikes, and what rules do with them."""
+  listed = found.spikes.listed
+  if not listed:
+    return "<p>There is none.</p>"
+  heads = ["", "step", found.rows.column, "local level", "times the level"]
+  has_loss = any(math.isfinite(s.loss_before + s.loss_after) for s in listed)
+  has_layer = any(s.layer for s in listed)
+  heads += ["loss before", "loss after"] if has_loss else []
+  heads += ["layer", "times its level"] if has_layer else []
+  rows = []
+  for number, s in enumerate(listed, 1):
+    row = [f"{number}", f"{s.step:.0f}", f"{s.norm:.3g}", f"{s.level:.3g}"]
+    row.append(f"{s.ratio:.3g}")
+    row += [_number(s.loss_before), _number(s.loss_after)] if has_loss else []
+    row += [s.layer, _number(s.layer_ratio)] if has_layer else []
+    rows.append(row)
+  outcomes = verdicts.under_rules(found)
+  actions = [
+    [
+      rule,
+      *(_action(s.norm, x) for s, x in zip(listed, outcome.after)),
+      f"{1000 * outcome.share:.1f}",
+    ]
+    for rule, outcome in outcomes.items()
+  ]
+  numbers = [f"{number}" for number in range(1, len(listed) + 1)]
+  return f"""{_table(heads, rows)}
+<p>The {len(listed)} largest of {found.spikes.total}. The local level is the
+median of the {verdicts.LEVEL_ROWS} values around a spike, losses are medians of
+five rows.</p>
+<h3>What rules would have done with them</h3>
+{_table(["rule", *numbers, "of 1000 values"], actions)}
+<p>"to 2" is clipped to a norm of 2, "-" is left as it is. The last column
+counts the values of the run that a rule changes{_seen(found)}. Each rule
+runs over the norms that were logged. Had it acted, later norms might be
+others.</p>"""
+
+
+def _number(x: float) -> str:
+  """Four digits; nothing for nan."""
+  return "" if math.isnan(x) else f"{x:.4g}"
+
+
+def _action(norm: float, after: float) -> str:
+  """What a rule does with a norm, for a cell."""
+  if verdicts.is_same(norm, after):
+    return "-"
+  return f"to {after:.3g}" if after else "skipped"
+
+
+def _seen(found: verdicts.Verdict) -> str:
+  """What the rules are run over, if that is not all of the run."""
+  if found.rows.values.size <= verdicts.MEMORY:
+    return ""
+  return f", from the {verdicts.MEMORY} values up to each spike"

@@ -19,11 +19,15 @@ stable law.
 
 Every estimator is a pure function of a sample `x` of shape [n] and static
 sizes; it runs in float32, under jit, vmap and grad, and returns nan where the
-sample says nothing about a tail. Beside it stands its standard error: a
-function of the tail index, positive, [...], and the static sizes, that returns
-float32 [...]. All are asymptotic, for independent values, and turned from xi to
-alpha by sd(alpha) = alpha^2 sd(xi): good where that is small beside alpha, and
-within 10 percent up to an eighth of it (measured on the estimator's own law).
+sample says nothing about a tail. A sample on the host may be masked: what is
+masked is no part of it. Where scale does not matter, its values may be beyond
+the range of float32. A complex sample is an error.
+
+Beside an estimator stands its standard error: a function of the tail index,
+positive, [...], and the static sizes, that returns float32 [...]. All are
+asymptotic, for independent values, and turned from xi to alpha by sd(alpha) =
+alpha^2 sd(xi): good where that is small beside alpha, and within 10 percent up
+to an eighth of it (measured on the estimator's own law).
 """
 
 from htga_optax.estimators._extremes import moment as moment

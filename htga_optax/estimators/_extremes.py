@@ -13,8 +13,8 @@ from htga_optax.estimators._samples import (
   _largest,
   _log,
   _over_root,
-  _sample,
   check_tail_size,
+  in_range,
   log_excesses,
 )
 
@@ -57,7 +57,7 @@ def pickands(x: ArrayLike, k: int) -> jax.Array:
     Pickands (1975), Statistical inference using extreme order statistics,
     Annals of Statistics 3(1).
   """
-  x = _sample(x)
+  x = in_range(x)
   if 4 * _checks.check_size("k", k) > x.size:
     raise ValueError(
       "k must leave room for 4k values (4k <= n), got"
@@ -126,7 +126,7 @@ def moment(x: ArrayLike, k: int) -> jax.Array:
     Dekkers, Einmahl and de Haan (1989), A moment estimator for the index of an
     extreme-value distribution, Annals of Statistics 17(4).
   """
-  x = _sample(x)
+  x = in_range(x)
   check_tail_size(k, x.size, "a sample of")
   _checks.check_number("k", k, lambda v: v >= 2, "be at least 2")
   tail = _largest(x, k + 1)

@@ -13,8 +13,8 @@ from htga_optax.estimators._samples import (
   _largest,
   _normal_score,
   _over_root,
-  _sample,
   check_tail_size,
+  in_range,
   log_excesses,
 )
 
@@ -54,8 +54,10 @@ def hill(x: ArrayLike, k: int) -> jax.Array:
   estimate is no proof of a power law.
 
   heavytails gives its inverse, and ``scipy.stats.pareto.fit`` over the
-  threshold the same; powerlaw counts the threshold too, and its alpha - 1 is
-  larger by (k + 1)/k.
+  threshold the same. powerlaw counts the threshold too, and its alpha - 1 is
+  larger by (k + 1)/k. Values that are equal to the threshold count here, with
+  an excess of 0. `fits.fit("Pareto tail", x, k)` leaves them out, and is this
+  estimate times the share of the k that exceed the threshold.
 
   Args:
     x: the sample, [n]; the k + 1 largest values must be positive and finite.
@@ -81,7 +83,7 @@ def hill(x: ArrayLike, k: int) -> jax.Array:
     Hill (1975), A simple general approach to inference about the tail of a
     distribution, Annals of Statistics 3(5).
   """
-  x = _sample(x)
+  x = in_range(x)
   check_tail_size(k, x.size, "a sample of")
   tail = _largest(x, k + 1)
   return hill_of_tail(tail, threshold=tail[k])
@@ -134,7 +136,7 @@ def hill_all(x: ArrayLike) -> jax.Array:
     >>> print(*[f"{estimators.hill_all(x)[k - 1]:.2f}" for k in (25, 99, 400)])
     1.49 1.50 1.50
   """
-  x = _sample(x)
+  x = in_range(x)
   _checks.check_number("n", x.size, lambda v: v >= 2, "be at least 2")
   xi, _ = _excess_moments(jnp.sort(x)[::-1])
   return jnp.where(xi > 0, 1 / jnp.where(xi > 0, xi, 1.0), jnp.nan)
@@ -190,7 +192,7 @@ def automatic_k(
     variation, Annals of Statistics 13(1). Guillou and Hall (2001), A diagnostic
     for selecting the threshold in extreme value analysis, JRSS B 63(2).
   """
-  x = _sample(x)
+  x = in_range(x)
   check_tail_size(max_k, x.size, "a sample of")
   min_k = max(max_k // 10, min(2, max_k)) if min_k is None else min_k
   if _checks.check_size("min_k", min_k) > max_k:

@@ -16,6 +16,7 @@ from htga_optax.estimators._samples import (
   _regular,
   _sample,
   check_tail_size,
+  in_range,
 )
 
 
@@ -50,7 +51,7 @@ def generalized_pareto(x: ArrayLike, k: int) -> jax.Array:
     >>> print(f"{tail_index:.2f} +- {error:.2f}")
     1.52 +- 0.38
   """
-  fit = _tail_of(_sample(x), k)
+  fit = _tail_of(in_range(x), k)
   return _inverse(fit.xi, fit.usable)
 
 

@@ -11,7 +11,9 @@ import numpy as np
 
 from htga_optax import _checks
 
-_EPSILON = float(np.finfo(np.float32).eps)
+_LIMITS = np.finfo(np.float32)
+_EPSILON = float(_LIMITS.eps)
+_TOP = 100  # the power of two that a sample out of range is moved to
 
 
 def check_tail_size(k: int, n: int, of: str) -> None:
@@ -30,12 +32,28 @@ def _normal_score(level: float) -> float:
 
 def _sample(x: ArrayLike, name: str = "x") -> jax.Array:
   """The sample in float32, [n]."""
-  x = jnp.asarray(x, jnp.float32)
+  x = jnp.asarray(_checks.check_sample(name, x), jnp.float32)
   if x.ndim != 1:
     raise ValueError(
       f"{name} must be one-dimensional, got shape {x.shape}; use jax.vmap."
     )
   return x
+
+
+def in_range(x: ArrayLike, name: str = "x") -> jax.Array:
+  """The sample in float32, up to a power of two, [n].
+
+  On the host a sample may have values that float32 has not. Its largest is
+  moved to 2^100 then, for estimators that do not depend on the scale.
+  """
+  found = _checks.check_sample(name, x)
+  if isinstance(found, np.ndarray) and np.issubdtype(found.dtype, np.floating):
+    sizes = np.abs(found[np.isfinite(found) & (found != 0)])
+    if sizes.size and not (
+      np.min(sizes) >= _LIMITS.tiny and np.max(sizes) <= _LIMITS.max
+    ):
+      found = np.ldexp(found, _TOP - np.frexp(np.max(sizes))[1])
+  return _sample(found, name)
 
 
 def _largest(x: jax.Array, count: int) -> jax.Array:

@@ -15,7 +15,7 @@ from htga_optax.estimators._samples import (
   _log,
   _over_root,
   _regular,
-  _sample,
+  in_range,
 )
 
 POINTS = (0.2, 1.0)  # at which the characteristic function is taken
@@ -55,7 +55,7 @@ def log_moment(x: ArrayLike) -> jax.Array:
     Ma and Nikias (1995), Parameter estimation and blind channel identification
     in impulsive signal environments, IEEE Trans. Signal Processing 43(12).
   """
-  x = _sample(x)
+  x = in_range(x)
   _checks.check_number("n", x.size, lambda v: v >= 2, "be at least 2")
   size = jnp.abs(x)
   least, most = jnp.min(size), jnp.max(size)
@@ -133,7 +133,7 @@ def block_log_moment(x: ArrayLike, block_size: int) -> jax.Array:
     78(5). Simsekli, Sagun and Gurbuzbalaban (2019), A tail-index analysis of
     stochastic gradient noise in deep neural networks, ICML.
   """
-  x = _sample(x)
+  x = in_range(x)
   if not 2 <= _checks.check_size("block_size", block_size) <= x.size:
     raise ValueError(
       "block_size must be in [2, n], got"
@@ -234,7 +234,7 @@ def characteristic_function(x: ArrayLike) -> jax.Array:
     distributions, JASA 67(340); the points and the standardisation are those
     of a reconstruction.
   """
-  x = _sample(x)
+  x = in_range(x)
   _checks.check_number("n", x.size, lambda v: v >= 4, "be at least 4")
   quartiles = jnp.quantile(x, jnp.asarray([0.25, 0.5, 0.75], jnp.float32))
   width = quartiles[2] - quartiles[0]

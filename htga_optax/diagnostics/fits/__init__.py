@@ -17,6 +17,7 @@ A likelihood is computed on at most two thousand weighted points, the means of
 narrow bins, so a fit of 1e5 values costs little more than sorting them.
 """
 
+from htga_optax.diagnostics.fits._fit import FEW as FEW
 from htga_optax.diagnostics.fits._fit import LAWS as LAWS
 from htga_optax.diagnostics.fits._fit import Fit as Fit
 from htga_optax.diagnostics.fits._fit import fit as fit

@@ -2,6 +2,7 @@
 
 import math
 from typing import NamedTuple
+import warnings
 
 from jax.typing import ArrayLike
 import numpy as np
@@ -11,6 +12,7 @@ from htga_optax.diagnostics.fits import _stable, _student, _tails
 from htga_optax.diagnostics.fits._law import Law
 
 _FEWEST = 10  # values that can be fitted
+FEW = 10  # values of a tail, below which a fit warns
 
 LAWS = {
   "Student t": _student.STUDENT_T,
@@ -92,8 +94,10 @@ def fit(law: str, x: ArrayLike, k: int | None = None) -> Fit:
       Laws of the k largest values, given the threshold :math:`X_{(k+1)}`, are
       "Pareto tail" (Hill's estimate); "lognormal tail", truncated at the
       threshold, which is y standard deviations above the median, with Pareto
-      as the limit :math:`y\to\infty`; "exponential tail".
-    x: the values, [n], in any order.
+      as the limit :math:`y\to\infty`; "exponential tail". Values equal to the
+      threshold are left out. :func:`htga_optax.estimators.hill` counts them,
+      with an excess of 0, and is larger by k over the number n that is left.
+    x: the values, [n], in any order. What is masked is left out.
     k: how many values are the tail; a tenth of them if None. The laws of all
       values ignore it.
 
@@ -101,11 +105,14 @@ def fit(law: str, x: ArrayLike, k: int | None = None) -> Fit:
     The law, as :class:`Fit`. The search covers tail indices in [0.1, 1000] for
     t and alpha in [0.5, 2] for stable laws.
 
+  Warns:
+    UserWarning: fewer than 10 values of a tail exceed the threshold.
+
   Raises:
     ImportError: scipy is missing.
-    ValueError: there is no such law; `x` is not one-dimensional, not finite,
-      has fewer than 10 values (2 in the tail), or values that the law cannot
-      have; half of the values are equal.
+    ValueError: there is no such law; `x` is complex, not one-dimensional, not
+      finite, has fewer than 10 values (2 in the tail), or values that the law
+      cannot have; half of the values are equal.
 
   Examples:
     >>> import numpy as np
@@ -136,7 +143,8 @@ def select(
   """
   if law not in LAWS:
     raise ValueError(f"law must be one of {', '.join(LAWS)}, got {law!r}.")
-  family, values = LAWS[law], np.asarray(x, float)
+  family = LAWS[law]
+  values = np.asarray(_checks.check_sample("x", x), float)
   if values.ndim != 1 or values.size < _FEWEST:
     raise ValueError(
       f"x must be one-dimensional, of at least {_FEWEST} values, got shape"
@@ -160,6 +168,12 @@ def select(
   ratios = values[values > threshold] / threshold
   if ratios.size < 2:
     raise ValueError(f"{law}: fewer than 2 values exceed {threshold:.3g}.")
+  if ratios.size < FEW:
+    warnings.warn(
+      f"{law}: the fit rests on {ratios.size} values above {threshold:.3g},"
+      f" fewer than {FEW}.",
+      stacklevel=3,
+    )
   return family, ratios, threshold, ratios.size / values.size
 
 

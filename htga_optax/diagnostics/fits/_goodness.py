@@ -54,6 +54,9 @@ def goodness(
     Both distances and p-values. If the law is right, p is below 5 % in nearly
     5 % of samples (`tests/test_fits.py` counts them).
 
+  Warns:
+    UserWarning: as :func:`fit`.
+
   Raises:
     ImportError, ValueError: as :func:`fit`.
 
@@ -168,7 +171,7 @@ def vuong(x: ArrayLike, first: Fit, second: Fit) -> Comparison:
       f" {first.law} above {first.scale:.3g} and {second.law} above"
       f" {second.scale:.3g}."
     )
-  x = np.asarray(x, float)
+  x = np.asarray(_checks.check_sample("x", x), float)
   if tails[0]:
     x = x[x > first.scale]
   ratios = first.logpdf(x) - second.logpdf(x)

@@ -11,6 +11,7 @@ from htga_optax.diagnostics.plots._landscape import loss_slice as loss_slice
 from htga_optax.diagnostics.plots._landscape import (
   spectral_density as spectral_density,
 )
+from htga_optax.diagnostics.plots._run import mark as mark
 from htga_optax.diagnostics.plots._run import norm_histograms as norm_histograms
 from htga_optax.diagnostics.plots._run import series as series
 from htga_optax.diagnostics.plots._run import step_size as step_size

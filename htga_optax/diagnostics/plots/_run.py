@@ -105,6 +105,27 @@ def series(
   return _style.legend(ax) if len(values) > 1 else ax
 
 
+def mark(steps: ArrayLike, values: ArrayLike, ax: Any) -> Any:
+  """Marks values of a curve by the numbers 1, 2, ... above them.
+
+  Args:
+    steps: their steps, [n].
+    values: the values, [n].
+    ax: axes that :func:`series` has drawn.
+
+  Returns:
+    The axes.
+  """
+  steps, values = np.asarray(steps, float), np.asarray(values, float)
+  ax.plot(steps, values, color=_style.COLORS[1], ls="", marker="v", ms=4)
+  for number, (x, y) in enumerate(zip(steps, values), 1):
+    ax.annotate(
+      str(number), (x, y), xytext=(0, 4), textcoords="offset points",
+      ha="center", fontsize="x-small",
+    )  # fmt: skip
+  return ax
+
+
 def step_size(
   steps: ArrayLike,
   learning_rate: ArrayLike,

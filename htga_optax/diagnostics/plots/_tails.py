@@ -1,6 +1,7 @@
 """Pictures of a sample: exceedances, quantiles, Hill plot."""
 
 from collections.abc import Sequence
+import functools
 import math
 from typing import Any
 
@@ -180,14 +181,15 @@ def _hill_curve(
   x: np.ndarray, k: int, most: int
 ) -> tuple[np.ndarray, np.ndarray, int]:
   """Estimates and intervals at 1, ..., most, and the automatic k."""
-
-  def curve(x):
-    window = order_statistics.sorted_window(x)
-    inflation = intervals.examine(window, k).variance_inflation
-    alphas = estimators.hill_all(x)[:most]
-    sizes = jnp.maximum(jnp.arange(1, most + 1) / inflation, 0.12)
-    ends = estimators.hill_interval(alphas, sizes)
-    return alphas, ends, estimators.automatic_k(x, most)
-
-  alphas, ends, automatic = jax.jit(curve)(np.asarray(x, np.float32))
+  alphas, ends, automatic = _curve(np.asarray(x, np.float32), k, most)
   return np.asarray(alphas), np.asarray(ends), int(automatic)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _curve(x: jax.Array, k: int, most: int) -> tuple[jax.Array, ...]:
+  window = order_statistics.sorted_window(x)
+  inflation = intervals.examine(window, k).variance_inflation
+  alphas = estimators.hill_all(x)[:most]
+  sizes = jnp.maximum(jnp.arange(1, most + 1) / inflation, 0.12)
+  ends = estimators.hill_interval(alphas, sizes)
+  return alphas, ends, estimators.automatic_k(x, most)

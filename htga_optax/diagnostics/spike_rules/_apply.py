@@ -46,8 +46,8 @@ def apply(
   Args:
     norms: one a step, [n]. Those that are not finite in float32 are dropped as
       :func:`htga_optax.by_norm` drops them: 0, and no rule sees them.
-    rules: functions that make a law, by name. Each is compiled once, as long as
-      it is the same function.
+    rules: functions that make a law, by name. They are compiled together, once
+      as long as they are the same functions.
 
   Returns:
     By rule the norm after it, float64 [n]: the norm itself where the step is
@@ -80,27 +80,26 @@ def apply(
     r = x.astype(np.float32)
   good = np.isfinite(r)
   chunks = np.pad(r[good], (0, -np.sum(good) % _CHUNK), constant_values=1.0)
-  found = {}
-  for name, make in rules.items():
-    state, run = _compiled(make)
-    factors = [np.zeros(0)]
-    for chunk in chunks.reshape(-1, _CHUNK):
-      state, factor = run(state, chunk)
-      factors.append(np.asarray(factor))
-    found[name] = np.zeros(x.size)
-    factor = np.concatenate(factors)[: np.sum(good)]
-    found[name][good] = factor * x[good]
-  return found
+  states, run = _compiled(tuple(rules.values()))
+  factors = [np.zeros([0, len(rules)])]
+  for chunk in chunks.reshape(-1, _CHUNK):
+    states, factor = run(states, chunk)
+    factors.append(np.asarray(factor))
+  after = np.zeros([x.size, len(rules)])
+  after[good] = np.concatenate(factors)[: np.sum(good)] * x[good, None]
+  return dict(zip(rules, after.T))
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(make: Callable[[], Controller]) -> tuple[Any, Any]:
-  """The first state of a rule, and (state, norms) -> (state, factors)."""
-  controller = make()
+def _compiled(makes: tuple[Callable[[], Controller], ...]) -> tuple[Any, Any]:
+  """The first states of rules, and (states, norms) -> (states, factors)."""
+  controllers = [make() for make in makes]
 
-  def step(state, r):
-    factor, state = controller.update(r, state)
-    return state, jnp.where(jnp.isfinite(factor), factor, 0.0)
+  def step(states, r):
+    pairs = [c.update(r, state) for c, state in zip(controllers, states)]
+    factors = jnp.stack([jnp.float32(factor) for factor, _ in pairs])
+    factors = jnp.where(jnp.isfinite(factors), factors, 0.0)
+    return [state for _, state in pairs], factors
 
-  run = jax.jit(lambda state, r: lax.scan(step, state, r))
-  return jax.jit(controller.init)(), run
+  run = jax.jit(lambda states, r: lax.scan(step, states, r))
+  return jax.jit(lambda: [c.init() for c in controllers])(), run
