@@ -519,6 +519,7 @@ def test_rows_without_steps_are_said():
   found = " ".join(said({"step": np.tile(np.arange(20), 5), "norm": x}))
   assert "The verdict rests on all 100 values, rows 1 to 100, fewer" in found
   assert "The step jumps back 4 times, and more than half" in found
+  assert " Row " in found and " Step " not in found
   assert "one row in 1000, if" in found and "apart. The steps" not in found
   found = " ".join(said({"step": np.arange(100), "norm": x}))
   assert "one step in 1000, if" in found and "jumps" not in found

@@ -50,7 +50,7 @@ def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
     product = np.prod(list(factors.values()), axis=0)
     parts = np.array_split(np.arange(norms.size), 3)
     stages = {
-      f"steps {steps[i[0]]:.0f} to {steps[i[-1]]:.0f}": (
+      f"{verdicts.unit(rows)}s {steps[i[0]]:.0f} to {steps[i[-1]]:.0f}": (
         norms[i],
         (norms * product)[i],
       )
@@ -253,7 +253,8 @@ def _spikes(found: verdicts.Verdict) -> str:
   listed = found.spikes.listed
   if not listed:
     return "<p>There is none.</p>"
-  heads = ["", "step", found.rows.column, "local level", "times the level"]
+  heads = ["", verdicts.unit(found.rows), found.rows.column]
+  heads += ["local level", "times the level"]
   has_loss = any(math.isfinite(s.loss_before + s.loss_after) for s in listed)
   has_layer = any(s.layer for s in listed)
   heads += ["loss before", "loss after"] if has_loss else []

@@ -40,6 +40,7 @@ from htga_optax.diagnostics.verdicts._rules import MEMORY as MEMORY
 from htga_optax.diagnostics.verdicts._rules import Outcome as Outcome
 from htga_optax.diagnostics.verdicts._rules import is_same as is_same
 from htga_optax.diagnostics.verdicts._rules import under_rules as under_rules
+from htga_optax.diagnostics.verdicts._run import unit as unit
 from htga_optax.diagnostics.verdicts._sentences import meaning as meaning
 from htga_optax.diagnostics.verdicts._sentences import sentences as sentences
 from htga_optax.diagnostics.verdicts._sentences import trend as trend

@@ -19,7 +19,7 @@ def on_run(found: _examine.Verdict) -> str:
   if size < found.window:
     short = f", fewer than its window of {found.window}"
   said = [
-    f"The verdict rests on {which} values, {unit(rows)}"
+    f"The verdict rests on {which} values, {unit(rows)}s"
     f" {found.steps[0]:.0f} to {found.steps[-1]:.0f}{short}."
   ]
   if alphas.size > 1:
@@ -50,7 +50,7 @@ def _on_level(rows: _rows.Rows) -> str:
   first, last = parts[place][0], parts[place + 1][-1]
   return (
     f"The level moves: medians of tenths of the run go from {medians[0]:.3g} to"
-    f" {medians[-1]:.3g}; the largest change is between {unit(rows)}"
+    f" {medians[-1]:.3g}; the largest change is between {unit(rows)}s"
     f" {rows.steps[first]:.0f} and {rows.steps[last]:.0f}, where the median"
     f" {move} by a factor of {factor:.2g}."
   )
@@ -81,17 +81,15 @@ def on_rows(rows: _rows.Rows) -> list[str]:
 
 
 def unit(rows: _rows.Rows) -> str:
-  """What the places of values are: steps, or rows."""
-  return "rows" if rows.clock is None else "steps"
+  """What the places of values are called: step, or row."""
+  return "row" if rows.clock is None else "step"
 
 
 def rate(rows: _rows.Rows, share: float) -> str:
   """A share of the rows in words, per row and per step."""
   every = round(1 / share)
-  if rows.clock is None:
-    return f"one row in {every}"
-  if rows.stride <= 1:
-    return f"one step in {every}"
+  if rows.clock is None or rows.stride <= 1:
+    return f"one {unit(rows)} in {every}"
   return (
     f"one row in {every}, that is one logged row in"
     f" {every * rows.stride:.0f} steps"

@@ -44,7 +44,7 @@ def sentences(found: _examine.Verdict, columns: Any) -> list[str]:
     if found.distinct <= _examine.UNTIED * found.values.size:
       said.append(_on_ties(found))
     said.append(_run.on_run(found))
-  said += [_on_spikes(found.spikes), *_run.on_rows(found.rows)]
+  said += [_on_spikes(found), *_run.on_rows(found.rows)]
   if found.rows.left_out:
     said.append(_rows.on_what_is_left_out(found.rows))
   return said
@@ -60,11 +60,11 @@ def _on_divergence(
       f"from a level of {before:.3g} its values grew to {largest:.3g}, which is"
       f" {math.log10(largest / before):.0f} decades"
     )
-  column = found.rows.column
+  rows = found.rows
   return (
-    f"The run diverged near step {step:.0f}: {what}. So {column} has no tail"
-    " index, no law is tested, and no clip is named. The rows before that step"
-    " can be examined alone."
+    f"The run diverged near {_run.unit(rows)} {step:.0f}: {what}. So"
+    f" {rows.column} has no tail index, no law is tested, and no clip is named."
+    " The rows before can be examined alone."
   )
 
 
@@ -151,14 +151,15 @@ def _on_clip(found: _examine.Verdict) -> str:
   return said
 
 
-def _on_spikes(spikes: _spikes.Spikes) -> str:
+def _on_spikes(found: _examine.Verdict) -> str:
+  spikes, unit = found.spikes, _run.unit(found.rows)
   where = f"the median of the {_spikes.LEVEL_ROWS} values around it"
   if not spikes.total:
     largest = spikes.largest[0]
     return (
       f"Spikes: none. No value is above {_spikes.SPIKE:g} times its local"
       f" level, {where}; the largest is {largest.ratio:.3g} times its own, at"
-      f" step {largest.step:.0f}."
+      f" {unit} {largest.step:.0f}."
     )
   many = f"{spikes.total} values are"
   if spikes.total == 1:
@@ -168,8 +169,8 @@ def _on_spikes(spikes: _spikes.Spikes) -> str:
   ]
   for spike in spikes.listed[:_TOLD]:
     text = (
-      f"Step {spike.step:.0f}: {spike.norm:.3g}, {spike.ratio:.3g} times the"
-      f" level"
+      f"{unit.capitalize()} {spike.step:.0f}: {spike.norm:.3g},"
+      f" {spike.ratio:.3g} times the level"
     )
     if math.isfinite(spike.loss_before) and math.isfinite(spike.loss_after):
       text += f", loss {spike.loss_before:.3g} before it and"
