@@ -109,13 +109,14 @@ def test_a_run_gets_over_its_faults(name, guard, steps):
   # Medians, since single steps of the noisy ones are far away.
   level, usual = np.median(excess[-1000:]), np.median(usual_excess[-1000:])
   assert level < 1e-3 and 0.5 < level / usual < 2
-  if clipped:  # it never went up
-    assert np.max(excess[200:]) < 2 * np.max(usual_excess[200:])
+  if clipped:  # a fault is a step of some lengths at most: 8.4 at the start
+    assert np.max(excess[200:]) < max(0.05, 2 * np.max(usual_excess[200:]))
 
   if name in runs.WITH_A_WINDOW:
     last = np.float64(norms[-runs.WINDOW_SIZE :])
-    ratios = reference.over_level(norms)
-    ratios = ratios[np.isfinite(ratios)][-runs.WINDOW_SIZE :]
+    # Of a step that is dropped, it is the norm before that stays.
+    seen = norms if clipped else norms[np.isfinite(faults)]
+    ratios = reference.over_level(seen)[-runs.WINDOW_SIZE :]
     np.testing.assert_allclose(
       optax.tree.get(state, "tail_index"),
       reference.hill(ratios, runs.K),

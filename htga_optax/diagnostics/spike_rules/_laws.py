@@ -106,7 +106,7 @@ def mean_and_deviations(
 
   def update(r, state):
     there = jnp.arange(window_size) < state.norm_count
-    n = jnp.minimum(state.norm_count, window_size)
+    n = jnp.minimum(state.norm_count, window_size).astype(jnp.float32)
     mean = jnp.sum(state.window) / jnp.maximum(n, 1)
     squares = jnp.where(there, (state.window - mean) ** 2, 0.0)
     deviation = jnp.sqrt(jnp.sum(squares) / jnp.maximum(n - 1, 1))
@@ -296,7 +296,8 @@ def autoclip(percentile: ArrayLike = 10.0) -> Controller:
     for _ in range(_DEPTH):
       below = counts[2 * node]
       right = rank >= below
-      node, rank = 2 * node + right, rank - jnp.where(right, below, 0)
+      node = 2 * node + right.astype(jnp.int32)
+      rank -= jnp.where(right, below, 0)
     end = (node - 2**_DEPTH + 1 + _FIRST) << _DROPPED
     return lax.bitcast_convert_type(end, jnp.float32)
 
@@ -305,11 +306,11 @@ def autoclip(percentile: ArrayLike = 10.0) -> Controller:
     leaf = jnp.clip(interval, 0, 2**_DEPTH - 1) + 2**_DEPTH
     counts = state.counts.at[leaf >> jnp.arange(_DEPTH + 1)].add(1)
     last = counts[1] - 1
-    place = last * jnp.float32(percentile / 100)
+    place = last.astype(jnp.float32) * jnp.float32(percentile / 100)
     rank = jnp.floor(place).astype(jnp.int32)
     ranks = jnp.minimum(jnp.stack([rank, rank + 1]), last)
     low, high = jax.vmap(at_rank, (None, 0))(counts, ranks)
-    most = low + (place - rank) * (high - low)
+    most = low + (place - rank.astype(jnp.float32)) * (high - low)
     return _down_to(most, r), _AutoClipState(counts)
 
   return Controller(
@@ -355,7 +356,9 @@ def moving_mean(
   def update(r, state):
     mean, count = state
     takes = r < multiple * mean
-    rate = (1 - decay) / (1 - jnp.float32(decay) ** (count + 1))
+    rate = (1 - decay) / (
+      1 - jnp.float32(decay) ** (count + 1).astype(jnp.float32)
+    )
     new = _MovingMeanState(mean + rate * (r - mean), _one_more(count))
     return takes.astype(jnp.float32), optax.tree.where(takes, new, state)
 
