@@ -16,6 +16,9 @@ import tables
 # The networks of the examples are timed too.
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
+# Scripts are no benchmarks of speed, and one needs what `dev` has not.
+collect_ignore_glob = ["[!b]*.py"]
+
 ROWS = []
 
 
