@@ -51,6 +51,7 @@ def ours(*args, **kwargs):
 # A row of the tables each.
 RULES = {
   "`clip_by_tail_quantile(1e-3)`": ours(1e-3),
+  "the same, `level_decay=None`": ours(1e-3, level_decay=None),
   "`clip_by_tail_quantile(1e-2, 256, 32)`": ours(1e-2, 256, 32),
   "mean + 6 sd of 128 (OLMo-core, Levanter, MaxText)": (
     spike_rules.mean_and_deviations

@@ -6,10 +6,10 @@ those before it, x_t = r_t/L_(t-1), since levels move in a run. The k largest of
 the last W of them are fitted by a generalized Pareto law over the threshold
 u = x_(k+1), which holds for heavy and light tails alike, and
 
-    q_p = L_(t-1) (u + (sigma/xi) ((W p/k)^-xi - 1))
+    q_p = L_(t-1) (u + (sigma/xi) ((W p'/k)^-xi - 1))
 
-is the norm that a step exceeds with probability p. A step above it is scaled
-to it:
+is the norm that a step exceeds with probability p; p' is p, made smaller for
+the error of the fit. A step above it is scaled to it:
 
     g' = g min(1, q_p/||g||).
 
@@ -116,10 +116,11 @@ def clip_by_tail_quantile(
   and xi and sigma are those of :func:`estimators.generalized_pareto_fit` on the
   k largest of the last W norms over their level, above the threshold u.
 
-  A quantile that is estimated is exceeded more often than the true one. So its
-  rate is :math:`p' = p/(1 + V/2)`, with :math:`V = (1 + 2t^2 - t^3 + t^4/4)/k`
-  and :math:`t = \log(k/(Wp))`, the variance of the logarithm of the rate for
-  maximum likelihood at :math:`\xi = 0` (derived here by the delta method).
+  An estimated quantile is exceeded more often than the true one. So it is
+  taken at the rate :math:`p' = p/(1 + V/2)`. V is the variance of the
+  logarithm of the rate at which it is exceeded: :math:`V = (1 + 2t^2 - t^3 +
+  t^4/4)/k` with :math:`t = \log(k/(Wp))`, by the delta method for maximum
+  likelihood at :math:`\xi = 0` (derived here).
 
   Over a million steps without a spike, at p = 1e-3, it clips 0.95 to 1.1 in a
   thousand on half-normal, lognormal, :math:`|t_3|`, Pareto(1.5) and chi(1000)
@@ -201,7 +202,6 @@ def clip_by_tail_quantile(
   _checks.check_number("max_norm", max_norm, lambda v: v > 0, "be positive")
   fewest = min(_FEWEST, window_size)
   past = _past_norms(history, per_layer)
-  empty = np.full([window_size], -1.0, np.float32)  # as empty_window
   follow = level(level_decay)
   refit = _refit_where_changed(_fit)
 
@@ -234,17 +234,17 @@ def clip_by_tail_quantile(
     return jnp.minimum(over_level * scale, _LARGEST)
 
   def init():
-    level_state, ratios = follow.init(), jnp.array(empty)
+    level_state = follow.init()
+    window = order_statistics.empty_window(window_size)
+    tail_fit = jnp.zeros([3], jnp.float32)
     if past.size:
       level_state, over_level = lax.scan(
         lambda state, r: (follow.update(state, r), r / follow.scale(state, r)),
         level_state,
         jnp.asarray(past),
       )
-      ratios = jnp.concatenate([ratios, over_level])[-window_size:]
-    window = order_statistics.sorted_window(ratios)
-    tail_fit = jnp.zeros([3], jnp.float32)
-    if past.size:
+      ratios = jnp.concatenate([window.arrivals, over_level])
+      window = order_statistics.sorted_window(ratios[-window_size:])
       tail_fit = _fit(largest_of(window), jnp.maximum(tail_size(window)[1], 1))
     return ClipByTailQuantileState(
       step_count=jnp.zeros([], jnp.int32),
