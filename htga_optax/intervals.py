@@ -215,10 +215,9 @@ def hill_interval(x: ArrayLike, k: int, level: float = 0.95) -> jax.Array:
 def _normal_scores(arrivals: jax.Array, ascending: jax.Array) -> jax.Array:
   """Standard normal quantiles at the ranks, in classes: [W]."""
   first, levels = _classes(arrivals.size)
-  scores = jnp.full_like(arrivals, levels[0])
-  for i, step in zip(first[1:], np.diff(levels)):  # one kernel, one read
-    scores += jnp.where(arrivals >= ascending[i], float(step), 0.0)
-  return scores
+  steps = jnp.float32(np.diff(levels))[:, None]
+  reached = arrivals[None] >= ascending[first[1:]][:, None]
+  return float(levels[0]) + jnp.sum(jnp.where(reached, steps, 0.0), axis=0)
 
 
 def _inflations(scores: jax.Array, k: int) -> jax.Array:

@@ -196,10 +196,12 @@ def _norm(leaves: list[jax.Array]) -> jax.Array:
   total = functools.reduce(operator.add, _sums(leaves))
   # All below reads the root, which XLA takes once: sums it would take again.
   r = jnp.sqrt(jnp.maximum(total, _TINY))  # with a finite derivative
-  c = _unit(r)
-  return lax.cond(
-    _is_usual(r), lambda: r, lambda: _sqrt(_sum_by_shape(leaves, c)) / c
-  )
+
+  def again():
+    c = _unit(r)
+    return _sqrt(_sum_by_shape(leaves, c)) / c
+
+  return lax.cond(_is_usual(r), lambda: r, again)
 
 
 @functools.partial(jax.jit, static_argnums=1)
