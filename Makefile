@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 PLATFORM ?= cpu
 export PLATFORM
 
-.PHONY: help demo test test-slow dist test-wheel test-matrix test-clients test-oldest lint format bench tables clean
+.PHONY: help demo test test-slow dist test-wheel test-matrix test-clients test-oldest lint format bench tables docs clean
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
@@ -38,6 +38,7 @@ test-slow: $(VENV)/.installed  ## the tests that take minutes
 dist: $(VENV)/.installed  ## wheel and sdist
 	rm -rf dist
 	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 # The sdist's tests of the wheel in an empty venv; PINS are more requirements.
 WHEEL := build/wheel
@@ -96,6 +97,17 @@ tables: $(VENV)/.installed  ## what holds how often: the other tables of benchma
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/estimates.py
 	$(BIN)/python benchmarks/false_alarms.py
+
+# Sphinx and the notebooks need no more than the examples, and no network.
+$(VENV)/.docs: pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs  ## the documentation, as a site in build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -j auto docs build/docs
+	@echo "open build/docs/index.html"
 
 clean:  ## remove what was made
 	rm -rf .venv build dist .pytest_cache .ruff_cache
