@@ -1,4 +1,4 @@
-"""The tail index of a gradient's entries: against a sort, sharded, tracked."""
+"""The tail index of a gradient's entries: by a sort, sharded, and tracked."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_it_is_hill_of_the_sorted_magnitudes(tail_fraction, law):
 
 
 def test_the_readings_of_the_docstring():
-  """At n = 1e6 the standard error is 1 percent; the tolerance is 4 of them."""
+  """At n = 1e6 the standard error is 1 percent; the tolerance is 4 percent."""
   for law, reads in (
     (stats.norm, 8.9),
     (stats.laplace, 5.5),
@@ -136,7 +136,7 @@ def test_bad_arguments_are_named(kwargs, error, words):
 
 
 def test_gradients_and_updates_side_by_side():
-  """Two trackers in one chain are told apart by the names of the members."""
+  """The names of the members distinguish two trackers in one chain."""
   track = lambda: htga_optax.track_tail_index(16, 3, per_layer=True)
   tx = optax.named_chain(
     ("gradients", track()), ("adam", optax.adam(0.1)), ("updates", track())

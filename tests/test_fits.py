@@ -1,4 +1,4 @@
-"""Laws fitted on the host, beside scipy's."""
+"""Laws fitted on the host, compared with scipy."""
 
 import sys
 
@@ -31,7 +31,7 @@ def test_stable_density_and_tail_are_scipys(alpha):
   found = fits.Fit("stable", (alpha,), 0.0, 1.0, 0.0, 0, 1.0)
   expected = stats.levy_stable.pdf(X, alpha, 0)
   np.testing.assert_allclose(np.exp(found.logpdf(X)), expected, rtol=2e-4)
-  x = X[np.abs(X) < 60]  # farther out, and at 1.013, SciPy 1.17 says 0
+  x = X[np.abs(X) < 60]  # farther out, and at 1.013, SciPy 1.17 returns 0
   expected = stats.levy_stable.cdf(x, alpha, 0)
   np.testing.assert_allclose(found.cdf(x), expected, rtol=1e-4, atol=1e-9)
   np.testing.assert_allclose(found.sf(X), found.cdf(-X), rtol=1e-12)
@@ -65,7 +65,7 @@ def test_functions_of_a_law_agree(name):
   found = law(name, loc, 3.0)
   p = np.linspace(0.02, 0.98, 25)
   x = found.quantile(p)
-  np.testing.assert_allclose(found.cdf(x), p, atol=1e-4)  # stable: by a table
+  np.testing.assert_allclose(found.cdf(x), p, atol=1e-4)  # stable: from a table
   np.testing.assert_allclose(found.cdf(x) + found.sf(x), 1, atol=1e-12)
   mass, _ = integrate.quad(lambda v: np.exp(found.logpdf(v)), x[0], x[-1])
   assert mass == pytest.approx(found.cdf(x[-1]) - found.cdf(x[0]), abs=1e-5)
@@ -75,11 +75,11 @@ def test_functions_of_a_law_agree(name):
 
 @pytest.mark.parametrize("name", fits.LAWS)
 def test_a_law_is_found_again(name):
-  """Its likelihood is that of the truth, plus half a chi-square."""
+  """Its log-likelihood exceeds that of the true law by half a chi-square."""
   support = fits.LAWS[name].support
   true = law(name, *((2.0, 3.0) if support == "real" else (0.0, 3.0)))
   x = true.sample(np.random.default_rng(1), 20_000)
-  if support == "tail":  # below the threshold there is as much again
+  if support == "tail":  # as many values are below the threshold
     x = np.concatenate([x, np.linspace(1, 3, x.size + 1)])
     found = fits.fit(name, x, k=20_000)
     assert found.scale == 3 and found.share == pytest.approx(0.5, abs=1e-3)
@@ -89,7 +89,7 @@ def test_a_law_is_found_again(name):
   gain = found.log_likelihood - np.sum(true.logpdf(x))
   assert 0 <= gain < 10  # a chi-square of four degrees exceeds 20 in 5e-4
   assert found.log_likelihood == pytest.approx(np.sum(found.logpdf(x)))
-  # Within five standard errors, which are near 1 % for all of these.
+  # Within five standard errors; each standard error is near 1 %.
   if name != "lognormal tail":
     np.testing.assert_allclose(found.shape, SHAPES[name], rtol=0.08)
 
@@ -165,7 +165,7 @@ def test_a_wrong_law_is_rejected():
 
 
 def test_the_textbook_would_not_reject():
-  """Why there is a bootstrap: the same distance against a fixed law."""
+  """Compares the same distance with a fixed law: why a bootstrap is needed."""
   x = np.random.default_rng(2).uniform(-1, 1, 60)
   test = fits.goodness("Student t", x, replications=99)
   textbook = stats.kstest(x, test.fit.cdf)
@@ -202,9 +202,9 @@ def test_vuong_of_nested_tails_has_its_level():
     x = rng.pareto(1.5, 400) + 1
     tails = [fits.fit(n, x, 100) for n in ("Pareto tail", "lognormal tail")]
     found = fits.vuong(x, *tails)
-    assert found.nested and found.log_ratio <= 0.01  # y ends at 100
+    assert found.nested and found.log_ratio <= 0.01  # y is at most 100
     rejected += found.pvalue < 0.05
-  assert 5 <= rejected <= 34  # 20 are expected, with a deviation of 4.4
+  assert 5 <= rejected <= 34  # 20 are expected, with an sd of 4.4
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_ties_with_the_threshold_are_the_difference_to_hill(k):
   assert found.n == n < k
   hill = float(estimators.hill(x, k))
   assert found.tail_index == pytest.approx(hill * n / k, rel=1e-5)
-  # Without ties they are the same.
+  # Without ties the two agree.
   x = np.random.default_rng(0).pareto(1.2, 5000) + 1
   hill = float(estimators.hill(x, k))
   assert fits.fit("Pareto tail", x, k).tail_index == pytest.approx(
@@ -302,7 +302,7 @@ def test_without_scipy_it_says_what_to_install(monkeypatch):
 
 @pytest.mark.slow
 def test_stable_fit_is_scipys():
-  """On 200 values, since SciPy's search is slow (benchmarks/bench_fits.py)."""
+  """200 values only: SciPy's search is slow (benchmarks/bench_fits.py)."""
   x = stats.levy_stable.rvs(
     1.5, 0, size=200, random_state=np.random.default_rng(0)
   )
@@ -310,6 +310,6 @@ def test_stable_fit_is_scipys():
   alpha, beta, loc, scale = stats.levy_stable.fit(x, fbeta=0)
   other = found._replace(shape=(alpha,), loc=loc, scale=scale)
   assert beta == 0
-  # Neither search may miss the maximum by a tenth of a standard error, 0.005.
+  # Each search finds the maximum within a tenth of a standard error, 0.005.
   assert found.log_likelihood > np.sum(other.logpdf(x)) - 0.005
   assert found.shape[0] == pytest.approx(alpha, abs=0.02)
