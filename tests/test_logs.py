@@ -1,4 +1,4 @@
-"""Logs as programs write them: files, frames, and the rows of a column."""
+"""Logs in the formats of other programs: files, frames, and column rows."""
 
 import collections
 import gzip
@@ -20,7 +20,7 @@ ROWS = [{"step": s, "grad_norm": x} for s, x in zip(STEPS, NORMS)]
 
 
 def table(separator=",", number=repr, head="step{}grad_norm", before=""):
-  """A table of text, which ends with a torn row."""
+  """A table as text; its last row is incomplete."""
   lines = [before + head.format(separator)]
   lines += [
     f"{s:.0f}{separator}{number(float(x))}" for s, x in zip(STEPS, NORMS)
@@ -102,7 +102,7 @@ def test_every_encoding_is_the_same(tmp_path, code, kind):
 
 
 def test_what_is_torn_is_left_out(tmp_path):
-  """A file that is cut anywhere has all complete rows; but nothing else."""
+  """A file that is cut anywhere gives all complete rows, and nothing else."""
   zipped = gzip.compress(FILES["lines of JSON"].encode())
   found = read(tmp_path, zipped[:-40])["grad_norm"]
   np.testing.assert_array_equal(found, NORMS[: found.size])
@@ -136,7 +136,7 @@ def test_bad_files_are_one_sentence(tmp_path, data, message):
 
 
 def test_a_number_has_one_meaning(tmp_path):
-  """Thousands are no decimals; an empty cell is no nan."""
+  """A thousands separator is no decimal point; an empty cell is not nan."""
   found = read(tmp_path, "step\tx\ty\n1\t1,234\t0.5\n2\t2.5\t\n3\tnan\tinf\n")
   np.testing.assert_array_equal(found["x"], [np.nan, 2.5, np.nan])
   np.testing.assert_array_equal(found["x"].mask, [True, False, False])
@@ -177,7 +177,7 @@ def test_event_files_are_columns(tmp_path):
 
 
 def test_event_files_with_tensors_are_columns(tmp_path):
-  """As TensorFlow 2 writes them."""
+  """Event files of TensorFlow 2."""
   proto = pytest.importorskip("tensorboardX.proto.event_pb2")
   from tensorboardX.record_writer import RecordWriter
 
@@ -218,7 +218,7 @@ def test_without_a_reader_of_events_it_says_what_to_install(
 
 
 class Series(list):
-  """A column of polars, as far as it is used."""
+  """The part of a polars column that is used."""
 
   def __init__(self, values):
     super().__init__(np.nan if v is None else v for v in values)
@@ -229,7 +229,7 @@ class Series(list):
 
 
 class Frame:
-  """A frame, as far as it is used."""
+  """The part of a frame that is used."""
 
   def __init__(self, table):
     self.table, self.columns = table, list(table)
@@ -342,7 +342,7 @@ def test_the_best_of_several_columns_is_taken():
 
 
 def test_no_value_is_left_out_for_want_of_a_step():
-  """A norm has the step of its row, or of the nearest before it."""
+  """A norm has the step of its row, or of the nearest row before it."""
   none = None
   rows = take({"step": [none, 5, none, 7], "norm": [1.0, 2, 3, 4]})
   np.testing.assert_array_equal(rows.steps, [5, 5, 5, 7])
@@ -410,8 +410,10 @@ def test_another_column_stands_beside_the_rows():
 
 
 def resumed(steps):
-  """Which rows count, by the words: a later row is not at or before its step,
-  once the step has jumped back."""
+  """Whether each row counts, by the definition in words.
+
+  A row does not count if the step later jumps back to its step or before it.
+  """
   kept = []
   for i, step in enumerate(steps):
     jumps = [j for j in range(i + 1, len(steps)) if steps[j] < steps[j - 1]]
@@ -492,7 +494,7 @@ def said(table, **kwargs):
 
 
 def test_rows_restarts_and_the_run_are_said():
-  """On a run whose level falls in its middle, seen in its last quarter."""
+  """A run whose level falls in the middle, examined in its last quarter."""
   x = np.random.default_rng(1).pareto(3.0, 440) + 1
   x[:200] *= 50
   x[30] = 1e5
