@@ -47,7 +47,7 @@ def agree(ours, theirs):
 
 @over_laws
 @pytest.mark.parametrize("k", [20, 200, 1000])
-def test_hill_is_that_of_heavytails(law, k):
+def test_hill_equals_that_of_heavytails(law, k):
   tail_index = package("heavytails.tail_index")
   x = sample(law)
   ours = estimators.hill(x, k)
@@ -84,7 +84,7 @@ def test_hill_is_that_of_powerlaw_but_for_its_count(law):
 
 @over_laws
 @pytest.mark.parametrize("k", [20, 200, 500])
-def test_pickands_and_moment_are_those_of_heavytails(law, k):
+def test_pickands_and_moment_equal_those_of_heavytails(law, k):
   """heavytails returns xi. Ours is 1/xi, or inf if xi <= 0.
 
   Differences of logarithms are accurate to 1e-6 in float32.
@@ -121,7 +121,7 @@ def test_generalized_pareto_is_close_to_maximum_likelihood(law):
   assert -1e-4 < likelihood(best, scale) - likelihood(xi, sigma) < 0.25**2 / 2
 
 
-def test_windowed_hill_is_that_of_heavytails():
+def test_windowed_hill_equals_that_of_heavytails():
   """heavytails starts at k + 1 values; ours starts at a full window."""
   window = package("heavytails.streaming").WindowedTailIndex(64, 8)
   xs = stats.pareto.rvs(1.5, size=500, random_state=0)

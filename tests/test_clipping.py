@@ -68,7 +68,7 @@ LAWS = {
   ],
   ids=["skip", "max_norm", "history", "no_level", "one_decimal", "integers"],
 )
-def test_it_is_its_twin(law, decimals, options):
+def test_it_equals_its_twin(law, decimals, options):
   """Also before the window of 100 is full, and with rounded norms."""
   norms = LAWS[law][0](size=400, random_state=0)
   if decimals is not None:
@@ -112,7 +112,7 @@ def test_spikes_are_caught(law):
   )
 
 
-def test_a_huge_spike_does_not_blind_it_and_a_risen_level_is_learnt():
+def test_a_huge_spike_does_not_disable_it_and_it_adapts_to_a_new_level():
   norms = stats.halfnorm.rvs(size=6000, random_state=3)
   norms[2000] = 1e30
   _, q, _ = scan(norms, 1e-3)
@@ -124,7 +124,7 @@ def test_a_huge_spike_does_not_blind_it_and_a_risen_level_is_learnt():
 
 
 @pytest.mark.parametrize("sizes", [(32, 8), (128, 16)])
-def test_equal_norms_are_left_alone(sizes):
+def test_equal_norms_are_not_clipped(sizes):
   """Also while part of the window is empty."""
   clipped, q, count = scan(np.ones(100), 0.01, *sizes)
   np.testing.assert_array_equal(clipped, 1)
@@ -156,7 +156,7 @@ def test_ties_do_not_switch_it_off(law, tie):
   assert 0.4e-3 < (count[-1] - count[1024]) / (norms.size - 1024) < 2.3e-3
 
 
-def test_zeros_before_the_first_norm_are_norms():
+def test_zeros_before_the_first_norm_count():
   norms = np.r_[0, 0, 0, stats.halfnorm.rvs(size=200, random_state=4)]
   _, q, _ = scan(norms, 1e-3)
   assert not q[:64].any() and np.all(q[64:] > 0)
@@ -213,7 +213,7 @@ def test_max_norm_holds_from_the_first_step_on():
   assert np.max(clipped[20:]) <= 1.05 * (1 + 1e-6)
 
 
-def test_a_run_that_goes_on_is_not_blind():
+def test_history_gives_a_quantile_at_once():
   norms = stats.halfnorm.rvs(size=1500, random_state=8)
   history = np.concatenate([[np.nan, np.inf], norms])
   tx = clip_by_tail_quantile(1e-3, history=history)
@@ -337,7 +337,7 @@ def test_per_layer_clips_the_layer_alone():
   np.testing.assert_array_equal(state.exceedance_count - before, [1, 0])
 
 
-def test_many_layers_are_as_many_clips():
+def test_every_layer_has_its_own_clip():
   """If the tail of a layer has not changed, its fit does not change."""
   rng = np.random.default_rng(7)
   grads = {f"layer{i}": rng.standard_t(3, size=(90, 1)) for i in range(5)}
@@ -361,7 +361,7 @@ def test_many_layers_are_as_many_clips():
     np.testing.assert_allclose(mapped[name][1], 2 * updates[name], rtol=1e-4)
 
 
-def test_p_may_be_injected_and_changed():
+def test_the_rate_may_be_injected_and_changed():
   tx = optax.inject_hyperparams(
     clip_by_tail_quantile, static_args=("window_size", "k", "skip", "per_layer")
   )(exceedance_rate=0.05, window_size=64, k=16)
@@ -377,7 +377,7 @@ def test_p_may_be_injected_and_changed():
 
 
 @pytest.mark.parametrize("xi", [-0.5, 0.0, 1e-8, 0.3, 2.0])
-def test_isf_is_scipys(xi):
+def test_isf_equals_scipys(xi):
   for q in (0.5, 1e-2, 1e-5):
     np.testing.assert_allclose(
       estimators.generalized_pareto_isf(q, xi, 2.0),

@@ -195,7 +195,7 @@ def test_one_trace_in_many_steps(case):
 
 
 @few_are_fast
-def test_jit_is_eager_and_scan_is_loop(case):
+def test_jit_equals_eager_and_scan_equals_loop(case):
   """Eager steps are compared around the eighth, which fills the window.
 
   The second eager step compiles nothing, except for a loss, which is the
@@ -408,7 +408,7 @@ def test_state_survives_a_bad_gradient(case):
 
 
 @variants_are_slow
-def test_clocks_agree_after_a_dropped_step(case):
+def test_step_counts_agree_after_a_dropped_step(case):
   tx, step, _ = bare(case)
   params = cases.params()
   state = tx.init(params)
@@ -613,7 +613,7 @@ def test_readings_are_those_of_the_state(case):
     assert value is optax.tree.get(state, name)
 
 
-def test_readings_of_dicts_are_those_of_the_state(case):
+def test_readings_of_dicts_equal_those_of_the_state(case):
   """A checkpoint without a template, and flax.nnx, turn a state into dicts."""
   state, _ = bare(case).run(cases.gradients(10), cases.params())
   expected = htga_optax.readings(state)
@@ -808,7 +808,7 @@ def single_device_result(case):
 
 @pytest.mark.slow  # test_train.py has a run under pmap
 @pytest.mark.devices(8)
-def test_pmap_is_one_device(case):
+def test_pmap_equals_one_device(case):
   params, batches = data_parallel_problem()
   tx = case.make()
   step = jax.pmap(train_step(tx, case.extra_args, "data"), axis_name="data")
@@ -825,7 +825,7 @@ def test_pmap_is_one_device(case):
 
 @few_are_fast
 @pytest.mark.devices(8)
-def test_shard_map_is_one_device(case):
+def test_shard_map_equals_one_device(case):
   params, batches = data_parallel_problem()
   tx = case.make()
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -859,7 +859,7 @@ def placed_like_params(tx, state, shardings, mesh):
 
 @variants_are_slow
 @pytest.mark.devices(8)
-def test_split_parameters_need_a_name_or_nothing(case):
+def test_split_parameters_work_or_name_the_missing_argument(case):
   """Inside shard_map without an axis name, a case works or names the argument.
 
   Every transformation with a window of norms raises an error of one sentence,
@@ -895,7 +895,7 @@ def test_split_parameters_need_a_name_or_nothing(case):
   ids=str,
 )
 @pytest.mark.devices(8)
-def test_named_sharding_is_one_device(case, axis_type):
+def test_named_sharding_equals_one_device(case, axis_type):
   """Shards parameters, gradients and parameter-shaped state over 8 devices.
 
   The shardings do not change, so there is one trace.

@@ -47,7 +47,7 @@ def test_the_readings_of_the_docstring():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_half_precision_is_ranked_in_its_own(dtype):
+def test_half_precision_is_ranked_in_its_own_dtype(dtype):
   x = jnp.asarray(stats.t.rvs(2, size=4000, random_state=2), dtype)
   expected = reference.hill(np.abs(np.asarray(x, np.float64)), 40)
   np.testing.assert_allclose(coordinates.hill(x), expected, rtol=1e-4)
@@ -83,11 +83,11 @@ def test_a_sharded_gradient_is_not_gathered():
     np.zeros(0),
   ],
 )
-def test_what_has_no_tail_has_no_index(x):
+def test_without_a_tail_there_is_no_index(x):
   assert np.isnan(coordinates.hill(np.float32(x)))
 
 
-def test_the_tracker_looks_every_so_often_and_keeps_the_last():
+def test_the_tracker_measures_every_k_steps_and_keeps_the_last():
   tx = htga_optax.track_coordinate_tail_index(0.1, every_k_steps=3)
   rng = np.random.default_rng(4)
   grads = rng.standard_t(2, size=(7, 500)).astype(np.float32)

@@ -221,7 +221,7 @@ def test_estimate_is_a_lower_bound_within_its_residual(basis_size):
     )
 
 
-def test_of_a_network():
+def test_top_eigenvalue_of_a_network():
   loss, params, *_ = problem()
   top = np.linalg.eigvalsh(dense())[-1]
   start = curvature.sample_like(jax.random.normal, params, key=KEY)
@@ -235,7 +235,7 @@ def test_of_a_network():
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_power_iteration_is_that_of_two_vectors(count):
+def test_power_iteration_equals_lanczos_with_two_vectors(count):
   """A product and a second derivative along a line equal two products."""
   loss, params, *_ = problem()
   start = curvature.sample_like(jax.random.normal, params, key=KEY)
@@ -247,7 +247,7 @@ def test_power_iteration_is_that_of_two_vectors(count):
   np.testing.assert_allclose(vector, expected, atol=1e-4)
 
 
-def test_a_warm_start_goes_on():
+def test_a_warm_start_continues():
   """Five calls of one step each equal one call of five steps."""
   loss = bowl(with_eigenvalues(np.linspace(-2, 3, 50)))
   iterate = functools.partial(curvature.power_iteration, loss, jnp.ones(50))
@@ -259,7 +259,7 @@ def test_a_warm_start_goes_on():
   np.testing.assert_allclose(value, once, rtol=1e-5)
 
 
-def test_lanczos_beside_matfree():
+def test_lanczos_agrees_with_matfree():
   decomp = pytest.importorskip("matfree.decomp", reason="of the dev extra")
   matrix = with_eigenvalues(np.linspace(-2, 3, 50) ** 3)
   start = jax.random.normal(KEY, (50,))
@@ -276,7 +276,7 @@ def test_lanczos_beside_matfree():
   np.testing.assert_allclose(np.diag(t), ours.diagonal, atol=1e-4)
 
 
-def test_traces_beside_matfree():
+def test_traces_agree_with_matfree():
   stochtrace = pytest.importorskip("matfree.stochtrace", reason="of dev")
   matrix = with_eigenvalues(np.linspace(0, 1, 50))
   estimate = stochtrace.estimator_monte_carlo_mean_and_sem(
@@ -413,7 +413,7 @@ def test_shard_map_averages_the_loss():
 
 
 @pytest.mark.devices(8)
-def test_sharded_arrays_need_nothing():
+def test_sharded_arrays_need_no_arguments():
   _, params, x, y = problem()
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
   shard = NamedSharding(mesh, P("data"))

@@ -42,7 +42,7 @@ def test_windows_of_characters(data, tmp_path):
   assert "".join(symbols(dataset, dataset.y_test)) == text[64:68]
 
 
-def test_characters_of_the_test_alone_are_one_more_class(data, tmp_path):
+def test_characters_only_in_the_test_text_are_one_class(data, tmp_path):
   path = tmp_path / "new.txt"
   path.write_text("ab" * 45 + "abcdabcdab", encoding="utf-8")
   dataset = data.load(str(path), length=9)
@@ -73,7 +73,7 @@ def test_words_are_read_from_the_folder_of_the_user(data, tmp_path, packed):
   assert symbols(dataset, dataset.y_test) == ends
 
 
-def test_what_is_wrong_with_a_text_is_a_sentence(data, tmp_path):
+def test_bad_texts_give_one_sentence(data, tmp_path):
   path = tmp_path / "bad.txt"
 
   def said(name=str(path), *args, load=data.load, **kwargs):

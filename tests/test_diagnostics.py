@@ -87,7 +87,7 @@ def test_a_rejection_has_its_reason(statistics, reason):
   assert trust in said and reason in said and "not rejected" not in said
 
 
-def test_dependence_and_what_was_not_finite_are_said():
+def test_dependence_and_nonfinite_norms_are_stated():
   said = diagnostics.explain(tracked(inflation=3.24, nonfinite_count=2))
   assert said.endswith(
     "The norms depend on those before, so that 3.2 of them tell as much as one."
@@ -164,7 +164,7 @@ def test_a_lighter_law_that_fits_as_well_is_named():
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
-def test_a_restored_state_says_the_same(per_layer):
+def test_a_restored_state_gives_the_same_text(per_layer):
   grads = {"w": jnp.ones(2), "v": jnp.ones(3)}
   tx = htga_optax.scale_by_htga(32, 4, per_layer=per_layer)
   state = run(tx, grads)

@@ -16,7 +16,7 @@ from htga_optax.estimators._samples import in_range
 
 @pytest.mark.parametrize("n, k", [(2, 1), (17, 16), (256, 16), (4096, 256)])
 @pytest.mark.parametrize("alpha", [0.5, 1.5, 4.0])
-def test_hill_is_the_formula(n, k, alpha):
+def test_hill_equals_the_formula(n, k, alpha):
   x = stats.pareto.rvs(alpha, size=n, random_state=n).astype(np.float32)
   # float32 logarithms of ratios near 1 have errors of 1e-7; their mean is
   # 1/alpha.
@@ -46,7 +46,7 @@ def coverage(x, alpha, k=25):
   return np.mean((low < alpha) & (alpha < high))
 
 
-def test_interval_covers_where_it_says_and_not_elsewhere():
+def test_interval_covers_independent_power_laws_only():
   """The tolerance is four standard errors.
 
   With 2000 replications the standard error is 0.5 % at 95 % and 1.1 % at 63 %.
@@ -170,7 +170,7 @@ def stable_sample(alpha, shape):
 
 @pytest.mark.parametrize("name", TAIL[1:])
 @pytest.mark.parametrize("n, k", [(40, 9), (256, 16), (2048, 200)])
-def test_tail_estimators_are_the_formula(name, n, k):
+def test_tail_estimators_equal_the_formula(name, n, k):
   laws = [stats.pareto(a) for a in (0.5, 1.5, 4.0)]
   laws += [stats.t(3), stats.uniform(1, 2), stats.chi(1000)]
   x = np.abs([law.rvs(size=n, random_state=k) for law in laws])
@@ -185,7 +185,7 @@ def test_tail_estimators_are_the_formula(name, n, k):
 
 @pytest.mark.parametrize("name", STABLE)
 @pytest.mark.parametrize("n", [43, 256, 2048])
-def test_stable_estimators_are_the_formula(name, n):
+def test_stable_estimators_equal_the_formula(name, n):
   laws = [stats.levy_stable(a, 0) for a in (0.5, 1.5, 2.0)]
   laws += [stats.t(3), stats.laplace(), stats.uniform(-1, 2)]
   x = np.array([law.rvs(size=n, random_state=n) for law in laws])
@@ -437,7 +437,7 @@ def test_short_samples_often_read_inf():
 
 
 @pytest.mark.parametrize("name", TAIL[1:])
-def test_light_tails_are_infinitely_light(name):
+def test_light_tails_read_inf(name):
   x = stats.uniform.rvs(size=(50, 1024), random_state=0) + 1
   assert np.mean(np.isinf(read(name, x, 100))) > 0.95
 
@@ -503,7 +503,7 @@ def test_equal_values_above_the_threshold():
 @pytest.mark.parametrize(
   "y", [[-1.0, 1, 2, 3, 4, 5], [0.0] * 6, [1, 2, 3, 4, 5, np.inf]]
 )
-def test_fits_of_what_is_no_excess_are_nan(y):
+def test_fits_of_values_that_are_no_excesses_are_nan(y):
   def both(y):
     return sum(estimators.generalized_pareto_fit(y))
 
@@ -515,7 +515,7 @@ def test_fits_of_what_is_no_excess_are_nan(y):
 
 
 @pytest.mark.parametrize("name", TAIL[1:] + STABLE)
-def test_they_have_the_gradient_of_the_formula(name):
+def test_gradients_equal_those_of_the_formula(name):
   """Along one direction, it agrees with differences of the float64 twin."""
   x = stats.levy_stable.rvs(1.2, 0, size=80, random_state=3)
   x = (np.abs(x) if name in TAIL else x).astype(np.float32).astype(float)

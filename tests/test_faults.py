@@ -89,7 +89,7 @@ def runs_of():
 
 
 @pytest.mark.parametrize("name, guard, steps", runs_of())
-def test_a_run_gets_over_its_faults(name, guard, steps):
+def test_a_run_recovers_from_faults(name, guard, steps):
   """Parameters and state are finite after every step.
 
   Two thousand steps after the last fault, the run agrees with one without
@@ -219,7 +219,7 @@ def test_the_window_never_drifts():
       assert window.ascending[i].tobytes() == np.sort(last).tobytes()
 
 
-def test_what_the_window_says_never_drifts():
+def test_the_estimate_of_the_window_never_drifts():
   """The state equals that of a run that starts 4000 values before the end.
 
   The misfit has a memory of 16k exceedances. The two agree up to rounding in

@@ -27,7 +27,7 @@ def law(name, loc=0.0, scale=1.0):
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.77, 1.1, 1.5, 1.813, 1.97])
-def test_stable_density_and_tail_are_scipys(alpha):
+def test_stable_density_and_tail_equal_scipys(alpha):
   found = fits.Fit("stable", (alpha,), 0.0, 1.0, 0.0, 0, 1.0)
   expected = stats.levy_stable.pdf(X, alpha, 0)
   np.testing.assert_allclose(np.exp(found.logpdf(X)), expected, rtol=2e-4)
@@ -47,7 +47,7 @@ def test_stable_has_its_closed_forms(alpha, of):
   np.testing.assert_allclose(found.cdf(x), of.cdf(x), rtol=1e-4)
 
 
-def test_student_and_skew_t_are_scipys():
+def test_student_and_skew_t_equal_scipys():
   for got, of in (
     (law("Student t", 1.0, 2.0), stats.t(2.5, 1.0, 2.0)),
     (law("skew t", 1.0, 2.0), stats.jf_skew_t(1.2, 3.0, 1.0, 2.0)),
@@ -74,7 +74,7 @@ def test_functions_of_a_law_agree(name):
 
 
 @pytest.mark.parametrize("name", fits.LAWS)
-def test_a_law_is_found_again(name):
+def test_fits_recover_the_law(name):
   """Its log-likelihood exceeds that of the true law by half a chi-square."""
   support = fits.LAWS[name].support
   true = law(name, *((2.0, 3.0) if support == "real" else (0.0, 3.0)))
@@ -94,7 +94,7 @@ def test_a_law_is_found_again(name):
     np.testing.assert_allclose(found.shape, SHAPES[name], rtol=0.08)
 
 
-def test_the_maximum_is_scipys():
+def test_the_maximum_equals_scipys():
   x = stats.t.rvs(3, size=3000, random_state=np.random.default_rng(0))
   df, loc, scale = stats.t.fit(x)
   found = fits.fit("Student t", x)
@@ -164,7 +164,7 @@ def test_a_wrong_law_is_rejected():
   assert test.ks_pvalue == 1 / 40
 
 
-def test_the_textbook_would_not_reject():
+def test_a_pvalue_without_bootstrap_is_too_large():
   """Compares the same distance with a fixed law: why a bootstrap is needed."""
   x = np.random.default_rng(2).uniform(-1, 1, 60)
   test = fits.goodness("Student t", x, replications=99)
@@ -173,7 +173,7 @@ def test_the_textbook_would_not_reject():
   assert test.ks_pvalue < 0.6 * textbook.pvalue
 
 
-def test_distances_are_scipys():
+def test_distances_equal_scipys():
   x = np.sort(np.random.default_rng(0).standard_normal(100))
   found = fits.Fit("stable", (2.0,), 0.0, 2**-0.5, 0.0, 100, 1.0)
   ks, ad = fits.distances(found, x)
@@ -222,13 +222,13 @@ def test_vuong_of_nested_tails_has_its_level():
     (dict(law="Pareto tail", k=100), r"k must be in \[2, 99\], got 100."),
   ],
 )
-def test_what_cannot_be_fitted_is_said(change, message):
+def test_samples_that_cannot_be_fitted_are_refused(change, message):
   x = np.random.default_rng(0).standard_normal(100)
   with pytest.raises(ValueError, match=message):
     fits.fit(**({"law": "Student t", "x": x} | change))
 
 
-def test_a_masked_sample_is_what_is_not_masked():
+def test_masked_values_are_left_out():
   x = np.random.default_rng(0).pareto(1.5, 300) + 1
   holes = np.arange(300) % 3 == 0
   masked = np.ma.masked_array(np.where(holes, 1e9, x), holes)
@@ -276,7 +276,7 @@ def test_ties_with_the_threshold_are_the_difference_to_hill(k):
 @pytest.mark.parametrize(
   "name", [n for n in fits.LAWS if fits.LAWS[n].support == "tail"]
 )
-def test_a_fit_of_a_few_values_says_so(name):
+def test_a_fit_of_few_values_warns(name):
   x = np.random.default_rng(1).pareto(1.5, 99) + 1
   with pytest.warns(UserWarning, match=f"{name}: the fit rests on 9 values"):
     fits.fit(name, x)
@@ -286,7 +286,7 @@ def test_a_fit_of_a_few_values_says_so(name):
     fits.goodness(name, x, k=7, replications=1)
 
 
-def test_vuong_wants_the_same_values():
+def test_vuong_needs_the_same_values():
   x = np.random.default_rng(0).pareto(1.5, 400) + 1
   pareto = fits.fit("Pareto tail", x)
   for other in (fits.fit("lognormal", x), fits.fit("Pareto tail", x, 50)):
@@ -301,7 +301,7 @@ def test_without_scipy_it_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.slow
-def test_stable_fit_is_scipys():
+def test_stable_fit_equals_scipys():
   """200 values only: SciPy's search is slow (benchmarks/bench_fits.py)."""
   x = stats.levy_stable.rvs(
     1.5, 0, size=200, random_state=np.random.default_rng(0)

@@ -31,7 +31,7 @@ def tree(x):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_moments_are_the_formula(sizes):
+def test_moments_equal_the_formula(sizes):
   a, b = pair()
   got = gradient_noise.moments(tree(a), tree(b), *sizes)
   expected = reference.gradient_moments(
@@ -72,7 +72,7 @@ def test_moments_are_unbiased(sizes):
     assert abs(got.mean() - expected) < 4 * got.std() / math.sqrt(len(got))
 
 
-def test_over_all_parts_it_is_the_form_with_two_norms():
+def test_moments_over_all_parts_equal_the_form_with_two_norms():
   """McCandlish et al., appendix A: from |g| at batch sizes 2 and 6."""
   x = np.random.default_rng(0).standard_normal((6, 10)) + 0.3
   parts = [x[list(i)].mean(axis=0) for i in itertools.combinations(range(6), 2)]
@@ -140,7 +140,7 @@ LAWS = {
 
 @pytest.mark.parametrize("n", [21, 100, 1000])
 @pytest.mark.parametrize("law", LAWS)
-def test_pareto_k_is_its_twin(law, n):
+def test_pareto_k_equals_its_twin(law, n):
   x = np.abs(LAWS[law][0].rvs(size=n, random_state=n)).astype(np.float32)
   got = jax.jit(gradient_noise.pareto_k_diagnostic)(x)
   xi, threshold, reliable, enough = reference.pareto_k_diagnostic(x)
@@ -239,7 +239,7 @@ def log(states, name):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_tracker_is_its_twin_and_passes_updates_on(sizes):
+def test_tracker_equals_its_twin_and_passes_updates_on(sizes):
   rng = np.random.default_rng(0)
   a, b = rng.standard_normal((2, 60, 5)).astype(np.float32) + 0.3
   a[0], b[20, 2], a[21] = np.nan, np.inf, 1e30

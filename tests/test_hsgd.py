@@ -115,7 +115,7 @@ def bounds(eigenvalues, rate, batch_size, decay):
 
 @pytest.mark.parametrize("decay", [0.0, 0.1, 3.0])
 @pytest.mark.parametrize("batch_size", [1, 20])
-def test_bounds_are_their_formula(batch_size, decay):
+def test_bounds_equal_their_formula(batch_size, decay):
   rates = batch_size * np.float32([1e-4, 0.1, 0.5, 1, 2, 5, 20, 1e3])
   got = hsgd.tail_index_bounds(SPECTRUM, rates, batch_size, decay)
   expected = [bounds(SPECTRUM, x, batch_size, decay) for x in rates]
@@ -153,7 +153,7 @@ def test_bounds_of_equal_eigenvalues_are_the_index(d):
 
 @pytest.mark.parametrize("eigenvalues", [[1.0], [1.0] * 5, SPECTRUM])
 @pytest.mark.parametrize("order", [0.0, 0.5, 1.0, 2.0, 3.5, 8.0])
-def test_critical_rates_are_where_bounds_are_the_order(eigenvalues, order):
+def test_bounds_at_critical_rates_equal_the_order(eigenvalues, order):
   rates = hsgd.critical_learning_rate(eigenvalues, 4, 0.1, order)
   assert 0 < rates.lower <= rates.upper
   for name in ("lower", "upper"):
@@ -200,7 +200,7 @@ def test_under_transformations():
 # -- moments and proxies ----------------------------------------------------
 
 
-def test_moments_are_the_formula():
+def test_moments_equal_the_formula():
   """gamma/B E[L] w_i solve the equation of the second moments."""
   of, rate, batch_size, decay = problem(), 0.9, 2, 0.1
   got = hsgd.stationary_moments(of, rate, batch_size, decay)
@@ -304,7 +304,7 @@ def test_streaming_index_of_known_cases(args, index):
 
 @pytest.mark.parametrize("d", [1, 2, 3, 20, 1000])
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 300])
-def test_streaming_index_is_2_where_second_moments_say_so(d, batch_size):
+def test_streaming_index_is_2_at_the_critical_rate(d, batch_size):
   """E ||M e||^2 = 1 at gamma = (2/(1 + ...)), for delta = 0:
   -2 gamma + gamma^2 (B + 1 + d)/B = 0."""
   rate = 2 * batch_size / (batch_size + 1 + d)
@@ -344,7 +344,7 @@ def test_hsgd_is_not_sgd(args, of_hsgd, of_sgd):
   assert abs(hsgd.streaming_tail_index(*args) - of_sgd) < 0.06
 
 
-def test_streaming_index_where_there_is_none():
+def test_streaming_index_without_a_finite_value():
   assert math.isnan(hsgd.streaming_tail_index(20, 0.3, 2, 0.1))
   assert hsgd.streaming_tail_index(20, 1e-4, 2, 0.1) == math.inf
 
@@ -417,7 +417,7 @@ def noise_of(start, shape):
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_simulators_are_their_loops(monkeypatch, blocks):
+def test_simulators_equal_their_loops(monkeypatch, blocks):
   """hSGD and streaming SGD, step by step in float64."""
   d, chains, steps, rate, decay = 5, 3, 12, 0.3, 0.2
   of = problem()
@@ -590,7 +590,7 @@ def test_bad_arguments_are_one_sentence_with_the_value(args, sentence):
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
-def test_what_cannot_be_checked_is_nan(bad):
+def test_values_that_cannot_be_checked_give_nan(bad):
   traced = jax.jit(hsgd.tail_index_bounds)
   for args in (
     (jnp.float32([1.0, bad]), 0.1, 1, 0.1),

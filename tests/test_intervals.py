@@ -66,13 +66,13 @@ def test_the_map_of_correlations_is_a_double_integral(p, is_excess):
     assert -1e-4 < table[i] - exact < (1e-3 if rho[i] < 0.97 else 0.02)
 
 
-def test_a_tail_forgets_sooner_than_the_series():
+def test_correlations_of_tails_fade_faster_than_those_of_the_series():
   """The value of C(0.5) in the docstring of the module."""
   assert abs(reference.copula_correlation(0.5, 0.1, True) - 0.10) < 0.005
 
 
 @pytest.mark.parametrize("n, k", SIZES)
-def test_examine_is_its_twin(n, k):
+def test_examine_equals_its_twin(n, k):
   x = windows(n)
   ours = examine(list(x.values()), k)
   for i, (name, row) in enumerate(x.items()):
@@ -85,7 +85,7 @@ def test_examine_is_its_twin(n, k):
 
 @pytest.mark.parametrize("inflation", [1.0, 4.0, 1e3])
 @pytest.mark.parametrize("bias", [0.8, 1.0, 1.1])
-def test_interval_is_its_twin(inflation, bias):
+def test_interval_equals_its_twin(inflation, bias):
   series = intervals.Series(*map(jnp.float32, (inflation, bias, 0.0)))
   ends = intervals.series_interval(1.7, 25, series)
   assert ends.dtype == jnp.float32
@@ -96,7 +96,7 @@ def test_interval_is_its_twin(inflation, bias):
 
 
 @pytest.mark.parametrize("n, k", [(32, 4), (64, 8)])
-def test_windowed_hill_is_its_twin(n, k):
+def test_windowed_hill_equals_its_twin(n, k):
   """The stream has a change of level, ties, zeros, nan and inf."""
   xs = pareto(0.5, (4 * n,))
   xs[n : n + 5] *= 5
@@ -169,7 +169,7 @@ def test_drift_is_standard_normal_without_one():
     (lambda t: (t + 1 / 256) ** -0.5, 0.99),
   ],
 )
-def test_drift_finds_the_traps(level, share):
+def test_drift_detects_a_changing_level(level, share):
   """Light norms with a changing level, which Hill reads as a heavy tail."""
   chi = stats.chi.rvs(1000, size=(400, 256), random_state=0)
   assert flagged(chi) < 0.04
@@ -341,7 +341,7 @@ def test_bad_arguments_are_named():
     intervals.hill_interval(x, 5, level=95)
 
 
-def test_many_windows_at_once_are_like_one():
+def test_vmap_over_windows_equals_one_by_one():
   """Under vmap, all series are examined when one is due; results agree."""
   xs = pareto(0.5, (3, 120)).astype(np.float32)
   xs[1, 50] = np.nan

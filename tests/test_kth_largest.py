@@ -42,7 +42,7 @@ def sample(n, dtype, seed=0):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 @pytest.mark.parametrize("n", [1, 2, 17, 1000, 100_003])
-def test_is_what_a_sort_says(n, dtype):
+def test_equals_a_sort(n, dtype):
   x = sample(n, dtype) + np.asarray(0, dtype)  # no -0.0
   ks = {1, 2, 3, n // 100, n // 2, n - 1, n} & set(range(1, n + 1))
   check(x, sorted(ks), traced=False)

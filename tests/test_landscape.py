@@ -34,7 +34,7 @@ def test_filters_have_the_lengths_of_the_parameters(dtype):
   assert lengths[0][0] == 0 and not np.any(direction["bias"])
 
 
-def test_the_slice_does_not_see_the_scale_of_a_layer():
+def test_the_slice_does_not_depend_on_the_scale_of_a_layer():
   """Doubling one layer of a ReLU net and halving the next changes nothing."""
   rng = np.random.default_rng(0)
   x = jnp.float32(rng.standard_normal((20, 5)))
@@ -66,7 +66,7 @@ def test_a_square_has_its_directions_in_order():
     ([0.0], np.zeros((3, 1)), r"steps must be one-dimensional, got \(3, 1\)."),
   ],
 )
-def test_bad_slices_are_said(directions, steps, message):
+def test_bad_slices_are_refused(directions, steps, message):
   with pytest.raises(ValueError, match=message):
     landscape.loss_slice(lambda p: p, jnp.zeros([]), directions, steps)
 
@@ -95,7 +95,7 @@ def test_the_density_is_that_of_the_eigenvalues():
   assert float(middle) == pytest.approx(1 / np.pi, rel=0.2)  # semicircle
 
 
-def test_a_space_that_is_complete_early():
+def test_lanczos_that_ends_early():
   """Two eigenvalues, and many more products."""
   diagonal = jnp.repeat(jnp.float32([-1.0, 3.0]), 5)
   found = landscape.spectral_density(

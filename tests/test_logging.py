@@ -136,7 +136,7 @@ def test_layers_of_an_nnx_optimizer(sinks):
     assert jax.jit(read)(state).keys() == read(state).keys() >= expected
 
 
-def test_two_trackers_are_read_apart(sinks):
+def test_two_trackers_have_separate_names(sinks):
   tracker = htga_optax.track_tail_index()
   state = optax.chain(tracker, optax.clip(1.0), tracker).init(PARAMS)
   first, second = (sinks.scalars(state[i]) for i in (0, 2))
@@ -191,7 +191,7 @@ def test_csv_is_continued(sinks, tmp_path):
 
 
 @pytest.mark.parametrize("kept", range(len("step,loss\r\n1,0.5\r\n")))
-def test_csv_of_a_killed_run_is_continued_without_its_torn_row(
+def test_csv_of_a_killed_run_is_continued_without_its_incomplete_row(
   sinks, tmp_path, kept
 ):
   """The file may end anywhere: complete rows stay, and a new one is added."""

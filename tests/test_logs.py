@@ -101,7 +101,7 @@ def test_every_encoding_is_the_same(tmp_path, code, kind):
   np.testing.assert_array_equal(found["grad_norm"], NORMS)
 
 
-def test_what_is_torn_is_left_out(tmp_path):
+def test_incomplete_rows_are_left_out(tmp_path):
   """A file that is cut anywhere gives all complete rows, and nothing else."""
   zipped = gzip.compress(FILES["lines of JSON"].encode())
   found = read(tmp_path, zipped[:-40])["grad_norm"]
@@ -258,7 +258,7 @@ MASKED = np.ma.masked_array([0.5, 7.0, np.nan], [False, True, False])
     Frame(HOLES),
   ],
 )
-def test_what_has_no_value_is_masked(log):
+def test_missing_values_are_masked(log):
   found = logs.columns(log)
   assert list(found) == ["step", "grad_norm"]
   np.testing.assert_array_equal(found["step"], [1.0, 2.0, 3.0])
@@ -311,7 +311,7 @@ def take(table, column=None):
 @pytest.mark.parametrize(
   "norm", ["grad_norm", " Grad Norm", "train/grad_norm", "x.grad_norm", "gnorm"]
 )
-def test_columns_are_found_by_what_programs_call_them(name, norm):
+def test_columns_are_found_by_their_usual_names(name, norm):
   rows = take({norm: NORMS, name: STEPS})
   assert (rows.clock, rows.column) == (name, norm.strip())
   np.testing.assert_array_equal(rows.steps, STEPS)
@@ -341,7 +341,7 @@ def test_the_best_of_several_columns_is_taken():
   np.testing.assert_array_equal(rows.loss, [0.7, 0.8, 0.9])
 
 
-def test_no_value_is_left_out_for_want_of_a_step():
+def test_values_without_a_step_take_the_nearest_before():
   """A norm has the step of its row, or of the nearest row before it."""
   none = None
   rows = take({"step": [none, 5, none, 7], "norm": [1.0, 2, 3, 4]})
@@ -432,7 +432,7 @@ def resumed(steps):
     [0, 20, 0, 20, 40, 60],
   ],
 )
-def test_a_step_that_comes_again_counts_the_last_time(steps):
+def test_a_repeated_step_counts_the_last_time(steps):
   steps = np.asarray(steps, float)
   kept, x = resumed(steps), np.arange(1.0, steps.size + 1)
   rows = take({"step": steps, "norm": x})
@@ -459,7 +459,7 @@ def test_steps_within_an_epoch_do_not_drop_the_epochs():
   np.testing.assert_array_equal(rows.loss, 2 * x)
 
 
-def test_what_is_left_out_has_its_reason():
+def test_omitted_values_have_a_reason():
   x = np.ma.masked_array([1, np.nan, np.inf, -np.inf, 0, 1e35, 2, 3, 4.0, 5, 6])
   x[6] = np.ma.masked
   steps = np.array([0, 1, 2, 3, 4, 5, 6, 8, 7, 8, 9.0])
@@ -493,7 +493,7 @@ def said(table, **kwargs):
   return verdicts.sentences(verdicts.examine(table, **kwargs), table)
 
 
-def test_rows_restarts_and_the_run_are_said():
+def test_rows_restarts_and_the_run_are_described():
   """A run whose level falls in the middle, examined in its last quarter."""
   x = np.random.default_rng(1).pareto(3.0, 440) + 1
   x[:200] *= 50
@@ -516,7 +516,7 @@ def test_rows_restarts_and_the_run_are_said():
     assert sentence in found, sentence
 
 
-def test_rows_without_steps_are_said():
+def test_rows_without_steps_are_described():
   x = np.random.default_rng(1).pareto(3.0, 100) + 1
   found = " ".join(said({"step": np.tile(np.arange(20), 5), "norm": x}))
   assert "The verdict rests on all 100 values, rows 1 to 100, fewer" in found

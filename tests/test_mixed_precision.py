@@ -131,7 +131,7 @@ def scaled_run(tx, by_hand=False):
     ("ahtsgd", "by_hand"),
   ],
 )
-def test_a_skipped_step_never_was(name, way):
+def test_a_skipped_step_changes_nothing(name, way):
   """A skipped step changes no state: the run equals one of the other steps.
 
   The scale doubles every 8 steps, so gradients sometimes overflow. Such a step
@@ -166,7 +166,7 @@ def test_a_skipped_step_never_was(name, way):
 # -- accumulation -----------------------------------------------------------
 
 
-def test_accumulation_is_a_step_of_the_mean(name):
+def test_accumulation_equals_a_step_of_the_mean(name):
   """Under MultiSteps, four micro-steps equal one step of the mean gradient.
 
   One norm per real step enters the window. Loss and noise are those of the last
@@ -211,7 +211,7 @@ def test_accumulation_is_a_step_of_the_mean(name):
 @pytest.mark.skipif(
   not hasattr(optax, "microbatching"), reason="not in this optax"
 )
-def test_micro_batching_is_one_step():
+def test_micro_batching_equals_one_step():
   """`optax.microbatch` accumulates within the gradient computation.
 
   The optimizer gets one gradient, that of the whole batch.

@@ -72,7 +72,7 @@ def test_noise_has_the_stable_law(alpha, isotropic):
 
 
 def test_isotropic_noise_jumps_everywhere_at_once():
-  """Every entry of every leaf jumps, and all directions are equally likely."""
+  """All entries of all leaves jump in the same step, in any direction."""
   like = {"a": jnp.zeros(2000), "b": jnp.zeros([10, 100])}
   tx = add_stable_noise(1.0, 1.0, key=0, isotropic=True)
   sizes = [
@@ -99,7 +99,7 @@ def test_isotropic_noise_jumps_everywhere_at_once():
     {"relative": True, "max_jump": 1.5, "learning_rate": 0.1},
   ],
 )
-def test_scale_is_its_twins(options):
+def test_scale_equals_its_twin(options):
   """The twin gets the samples from noise with a scale of one."""
   updates = [
     jnp.asarray(np.random.default_rng(i).normal(size=n), jnp.float32)
@@ -360,7 +360,7 @@ def test_peak_memory_is_a_leaf_more(options, axis_type):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.25, 10.0, np.inf])
-def test_truncation_is_its_twins(threshold):
+def test_truncation_equals_its_twin(threshold):
   tx = truncate(threshold)
   for seed in range(5):
     rng = np.random.default_rng(seed)
@@ -503,7 +503,7 @@ def test_noise_that_is_not_finite_counts_only_where_the_gate_is_open():
 
 @pytest.mark.parametrize("threshold", [0.25, None])
 @pytest.mark.parametrize("scale", [0.5, None])
-def test_the_optimizer_is_its_twin(threshold, scale):
+def test_the_optimizer_equals_its_twin(threshold, scale):
   """Our methods and the baselines, with the arguments of the table."""
   rng = np.random.default_rng(1)
   pairs = rng.normal(size=(30, 2, 3)).astype(np.float32)

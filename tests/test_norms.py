@@ -50,7 +50,7 @@ def test_a_layer_of_zeros_is_the_only_large_one_that_is_read_twice():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_shows(bad):
+def test_norms_of_nonfinite_updates_are_not_finite(bad):
   tree = [jnp.ones(3), jnp.float32([1.0, bad])]
   assert not np.isfinite(norms.norm(tree))
   np.testing.assert_array_equal(

@@ -195,7 +195,7 @@ def test_the_old_state_is_kept(migration, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_run_goes_on(migration):
+def test_the_run_continues(migration):
   """The run agrees with the old optimizer, up to rounding."""
   old, new, start = migration.old(), migration.new(), cases.params()
   params, state = train(old, start, old.init(start), cases.gradients(5))

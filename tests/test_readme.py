@@ -1,4 +1,4 @@
-"""The Python of README.md and docs/ runs, and prints what stands behind it."""
+"""The Python code of README.md and docs/ runs and prints the stated output."""
 
 import contextlib
 import io

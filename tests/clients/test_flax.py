@@ -1,5 +1,7 @@
-"""Flax: layers stacked by `nn.scan` count as layers; nnx with LoRA trains only
-the adapters, by `wrt`. (Both APIs' usual ways are in the README.)"""
+"""Flax: layers stacked by `nn.scan` count as layers; nnx trains LoRA adapters.
+
+`wrt` selects the adapters. The README shows the usual ways of both APIs.
+"""
 
 import client
 from flax import linen as nn
