@@ -1,4 +1,4 @@
-"""The Python code of README.md and docs/ runs and prints the stated output."""
+"""The Python of README.md and docs/ runs, and prints what stands behind it."""
 
 import contextlib
 import io

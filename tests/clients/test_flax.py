@@ -1,7 +1,5 @@
-"""Flax: layers stacked by `nn.scan` count as layers; nnx trains LoRA adapters.
-
-`wrt` selects the adapters. The README shows the usual ways of both APIs.
-"""
+"""Flax: layers stacked by `nn.scan` count as layers; nnx with LoRA trains only
+the adapters, by `wrt`. (Both APIs' usual ways are in the README.)"""
 
 import client
 from flax import linen as nn
