@@ -1,15 +1,16 @@
-# Everything runs in .venv, which the first target makes: Python (3.11 to 3.13)
-# and make are all that a machine needs. Another interpreter: make PYTHON=...
+# A machine needs only make and Python (3.11 to 3.13). The targets make .venv and
+# run everything in it. Another interpreter: make PYTHON=...
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
-# make test PLATFORM=cuda runs what can run there (with that JAX in VENV).
+# make test PLATFORM=cuda runs the tests that work on a GPU. VENV needs a JAX for
+# that platform.
 PLATFORM ?= cpu
 export PLATFORM
 
 .PHONY: help demo test test-slow dist test-wheel test-matrix test-clients test-oldest lint format bench tables docs clean
-help:  ## show this list
+help:  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.installed: pyproject.toml
@@ -19,30 +20,31 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# The demo needs far less than the tests, so it has a mark of its own.
+# The demo needs fewer packages than the tests, so it has its own target.
 $(VENV)/.demo: pyproject.toml
 	test -e $(VENV)/.installed || ( $(PYTHON) -m venv $(VENV) && \
 	  $(BIN)/python -m pip install --quiet --upgrade pip && \
 	  $(BIN)/python -m pip install --quiet --editable '.[examples]' )
 	touch $@
 
-demo: $(VENV)/.demo  ## train on real data with HTGA and three others, plot it
+demo: $(VENV)/.demo  ## train on real data with HTGA and three other optimizers, and plot it
 	$(BIN)/python examples/quickstart.py
 
-test: lint  ## lint, types, doctests and all tests that are not slow
+test: lint  ## lint, check types, run doctests and all tests that are not slow
 	$(PYTEST) -n auto
 
-test-slow: $(VENV)/.installed  ## the tests that take minutes
+test-slow: $(VENV)/.installed  ## run the tests that take minutes
 	$(PYTEST) -n auto -m slow
 
-dist: $(VENV)/.installed  ## wheel and sdist
+dist: $(VENV)/.installed  ## build wheel and sdist
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
 
-# The sdist's tests of the wheel in an empty venv; PINS are more requirements.
+# Installs the wheel in an empty venv and runs the tests of the sdist on it. PINS
+# adds requirements.
 WHEEL := build/wheel
-test-wheel: dist  ## what a user gets, with the newest dependencies
+test-wheel: dist  ## test the built wheel with the newest dependencies
 	rm -rf $(WHEEL)
 	$(PYTHON) -m venv $(WHEEL)/.venv
 	$(WHEEL)/.venv/bin/python -m pip install --quiet --upgrade pip
@@ -52,19 +54,20 @@ test-wheel: dist  ## what a user gets, with the newest dependencies
 	rm -r $(WHEEL)/htga_optax
 	cd $(WHEEL) && .venv/bin/python -m pytest -n auto tests --pyargs htga_optax
 
-test-oldest:  ## what a user gets, with the oldest dependencies
+test-oldest:  ## test the built wheel with the oldest dependencies
 	$(MAKE) test-wheel WHEEL=build/oldest PINS="$(OLDEST)"
 
-# Every Python and JAX that we promise, one after the other.
+# Every supported Python, then the oldest supported JAX.
 MATRIX := 3.11 3.12 3.13
-test-matrix:  ## test-wheel on every Python, and test-oldest
+test-matrix:  ## run test-wheel on every Python, then test-oldest
 	for version in $(MATRIX); do \
 	  $(MAKE) test-wheel PYTHON=python$$version WHEEL=build/wheel-$$version \
 	    || exit 1; \
 	done
 	$(MAKE) test-oldest PYTHON=python3.11
 
-# In a venv of their own: what clients ask for is not for the other tests.
+# The clients get their own venv, so that their requirements do not change the
+# versions that the other tests use.
 CLIENTS := build/clients
 test-clients:  ## train in numpyro, blackjax, equinox, ... (tests/clients)
 	test -d $(CLIENTS) || $(PYTHON) -m venv $(CLIENTS)
@@ -81,19 +84,19 @@ OLDEST := jax==0.7.0 jaxlib==0.7.0 optax==0.2.6 flax==0.11.2 chex==0.1.90 \
   tensorflow-datasets==4.9.9 orbax-checkpoint==0.12.8 tensorboardX==2.6.2.2 \
   wandb==0.22.0 pytest==8.3.1 pytest-xdist==3.6.1
 
-lint: $(VENV)/.installed  ## ruff and pyright
+lint: $(VENV)/.installed  ## run ruff and pyright
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
 
-format: $(VENV)/.installed  ## let ruff rewrite
+format: $(VENV)/.installed  ## rewrite the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed  ## speed, as ratios to named opponents in one run
+bench: $(VENV)/.installed  ## measure speed, as ratios to named opponents in the same run
 	$(PYTEST) -q -p no:xdist -o python_files="bench_*.py" benchmarks
 
-tables: $(VENV)/.installed  ## what holds how often: the other tables of benchmarks
+tables: $(VENV)/.installed  ## make the tables on accuracy, coverage and false alarms
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/estimates.py
 	$(BIN)/python benchmarks/false_alarms.py
@@ -105,9 +108,9 @@ $(VENV)/.docs: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
-docs: $(VENV)/.docs  ## the documentation, as a site in build/docs
+docs: $(VENV)/.docs  ## build the documentation as a site in build/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -j auto docs build/docs
 	@echo "open build/docs/index.html"
 
-clean:  ## remove what was made
+clean:  ## remove venv, builds and caches
 	rm -rf .venv build dist .pytest_cache .ruff_cache

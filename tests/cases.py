@@ -1,6 +1,6 @@
 """Every public transformation and optimizer, for the laws of test_contract.
 
-A new transformation is added to CASES and nowhere else.
+Add a new transformation to CASES; it is needed nowhere else.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,15 @@ class Case:
   Attributes:
     name: the test's id.
     factory: makes the transformation.
-    kwargs: with these arguments.
+    kwargs: the arguments of the factory.
     extra_args: readings to pass by hand to a listener on its own, or functions
-      from the updates to one (or to a loss).
+      that compute a reading (or a loss) from the updates.
     readings: fields that `optax.tree.get` must find exactly once.
     static_args: arguments that `optax.inject_hyperparams` must not trace.
-    forgets: whether a bad step that is finite has left the measured index after
-      nine more, as it has left the window; from a level or an average it fades.
-    follows_clock: whether the update depends on how many steps there were.
+    forgets: whether the measured index no longer depends on a bad, finite step
+      after nine more steps. A window drops the step; in a level or an average
+      its effect only fades.
+    follows_clock: whether the update depends on the number of steps.
   """
 
   name: str
@@ -57,7 +58,7 @@ MEASURED = (
   "nonfinite_count",
 )
 
-# These pass on what is not finite; all others drop it.
+# These pass on updates that are not finite; all others drop such a step.
 TRACKERS = (
   htga_optax.track_tail_index,
   htga_optax.track_coordinate_tail_index,
@@ -68,7 +69,7 @@ TRACKERS = (
 
 
 def relay_of_two_listeners(target=2.0, step_size=3.0):
-  """Two listeners on one tracker, and a transformation of optax's."""
+  """Two listeners on one tracker, with an optax transformation between."""
   return htga_optax.relay(
     htga_optax.track_tail_index(**SIZES),
     optax.scale(step_size),
@@ -78,8 +79,11 @@ def relay_of_two_listeners(target=2.0, step_size=3.0):
 
 
 def some_noise(updates):
-  """A difference of gradients that is no function of the updates' values, with
-  which MultiSteps, which passes that of the last micro-step, is tested too."""
+  """A difference of gradients that does not depend on the updates' values.
+
+  MultiSteps passes the difference of the last micro-step, so a test of it needs
+  one that is the same in all micro-steps.
+  """
   return jax.tree.map(
     lambda x: jnp.full_like(x, 1 + 1j if jnp.iscomplexobj(x) else 1), updates
   )

@@ -1,9 +1,9 @@
-"""How the tests run: on eight CPU devices, or on what PLATFORM names.
+"""Runs the tests on eight CPU devices, or on the platform in PLATFORM.
 
-What one test has compiled, others read from a cache of the run, but for
-programs for several devices: JAX 0.10 crashes where it runs one of `jax.pmap`
-that comes out of a cache. The ten tests that compiled longest are listed at the
-end; an unmarked test that compiles for more than `LIMIT` seconds fails.
+Tests share compiled programs through a cache that lasts for one run. Programs
+for several devices are not cached: JAX 0.10 crashes when it runs a `jax.pmap`
+program from a cache. The ten tests that compile longest are listed at the end.
+An unmarked test that compiles for more than `LIMIT` seconds fails.
 """
 
 import gc
@@ -15,7 +15,7 @@ import time
 
 PLATFORM = os.environ.get("PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = PLATFORM
-if PLATFORM != "cpu":  # the workers share its memory
+if PLATFORM != "cpu":  # the workers share the memory of the device
   os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
 elif "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
   os.environ["XLA_FLAGS"] = (
@@ -26,18 +26,20 @@ elif "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-# Not JAX's own name, which the programs that tests start would read.
+# The name is not JAX's own, so that programs started by tests do not use it.
 _CACHE = "HTGA_OPTAX_TEST_CACHE"
-_OWN_CACHE = None  # in the process that starts the workers
+_OWN_CACHE = None  # set in the process that starts the workers
 if _CACHE not in os.environ:
   os.environ[_CACHE] = _OWN_CACHE = tempfile.mkdtemp(prefix="htga_optax_tests")
 jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-# Seconds of compiling, on the clock and of the processor, lest a busy machine
-# fail a test; the slowest fast test takes half on an idle one.
+# Seconds of compiling. A test fails only if both wall time and processor time
+# exceed it, so that a busy machine does not fail a test. The slowest fast test
+# takes half of it on an idle machine.
 LIMIT = 10.0
-# Bytes of a worker from which compiled programs are dropped between modules.
+# Above this size of a worker in bytes, compiled programs are dropped between
+# modules.
 LARGE = 2e9
 
 _compiling = 0.0
@@ -97,7 +99,7 @@ def pytest_runtest_call(item):
 
 
 def _resident():
-  """The memory of this process in bytes, 0 where it cannot be known."""
+  """The memory of this process in bytes, or 0 if it is unknown."""
   try:
     pages = pathlib.Path("/proc/self/statm").read_text().split()[1]
   except OSError:

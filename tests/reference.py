@@ -7,7 +7,7 @@ from scipy import stats
 
 
 def hill(x, k):
-  """Hill's estimator, as the formula reads."""
+  """Hill's estimator, written as the formula."""
   x = sorted(map(float, x), reverse=True)
   excess = [math.log(x[i] / x[k]) for i in range(k)]
   return 1 / (sum(excess) / k)
@@ -20,12 +20,12 @@ def hill_interval(tail_index, k, z=1.959964):
 
 
 def inverse(xi):
-  """From the extreme-value index to the tail index."""
+  """The tail index of an extreme-value index."""
   return 1 / xi if xi > 0 else math.inf
 
 
 def read(tail_index):
-  """What a streaming estimate says: 0 for nan, and 1e6 at most."""
+  """The reading of a streaming estimate: 0 for nan, and 1e6 at most."""
   return np.minimum(np.nan_to_num(tail_index, nan=0.0, posinf=1e6), 1e6)
 
 
@@ -37,7 +37,7 @@ def pickands(x, k):
 
 
 def moment(x, k):
-  """Dekkers, Einmahl and de Haan, as the formula reads."""
+  """The estimator of Dekkers, Einmahl and de Haan, written as the formula."""
   x = sorted(map(float, x), reverse=True)
   excess = [math.log(x[i] / x[k]) for i in range(k)]
   m1, m2 = sum(excess) / k, sum(e**2 for e in excess) / k
@@ -65,8 +65,10 @@ def generalized_pareto_fit(excesses):
 
 
 def spread(x):
-  """Ascending values; blocks of equal ones over the distance to the nearer
-  neighbour."""
+  """Ascending values; equal values are spread evenly over an interval.
+
+  The interval is as long as the distance to the nearest other value.
+  """
   x = sorted(map(float, x))
   spread = []
   for v in sorted(set(x)):
@@ -84,7 +86,7 @@ def generalized_pareto(x, k):
 
 
 def pareto_k_diagnostic(x, k=None):
-  """Pareto k, its threshold, the verdict, the size that would be enough."""
+  """Pareto k, its threshold, the verdict, and a sufficient sample size."""
   n = len(x)
   if k is None:
     k = math.ceil(min(0.2 * n, 3 * math.sqrt(n)))
@@ -99,7 +101,7 @@ def pareto_k_diagnostic(x, k=None):
 
 
 def log_moment(x):
-  """From the variance of log|x|."""
+  """The tail index from the variance of log|x|."""
   logs = [math.log(abs(v)) for v in map(float, x)]
   mean = sum(logs) / len(logs)
   variance = sum((v - mean) ** 2 for v in logs) / (len(logs) - 1)
@@ -107,7 +109,7 @@ def log_moment(x):
 
 
 def block_log_moment(x, block_size):
-  """From the growth of log|x| when blocks are summed."""
+  """The tail index from the growth of log|x| when blocks are summed."""
   x = list(map(float, x))[: len(x) // block_size * block_size]
   sums = [sum(x[i : i + block_size]) for i in range(0, len(x), block_size)]
   growth = sum(math.log(abs(y)) for y in sums) / len(sums)
@@ -116,7 +118,7 @@ def block_log_moment(x, block_size):
 
 
 def characteristic_function(x):
-  """From the modulus of the characteristic function at 0.2 and 1."""
+  """The tail index from |characteristic function| at 0.2 and 1."""
   low, middle, high = np.quantile(x, [0.25, 0.5, 0.75])
   z = [1.95 * (float(v) - middle) / (high - low) for v in x]
 
@@ -131,9 +133,10 @@ def characteristic_function(x):
 
 
 def copula_correlation(rho, p, is_excess, points=80):
-  """Of psi over the p largest values, of two normals with correlation rho.
+  """The correlation of psi(g) and psi(h), for normals of correlation rho.
 
-  The double integral of psi(g) psi(h) against their density, h given g.
+  psi is 0 below the upper p-quantile. The double integral of psi(g) psi(h) runs
+  over the density of g and that of h given g.
   """
   if rho >= 1:
     return 1.0
@@ -155,7 +158,7 @@ def copula_correlation(rho, p, is_excess, points=80):
 
 
 def rank_scores(x):
-  """The mean normal quantile of the class of 1/32 that a value is in."""
+  """The mean normal quantile of the class of a value, of 32 classes by rank."""
   n, ordered = len(x), sorted(x)
   classes = min(n, 32)
   starts = [i * n // classes for i in range(classes)]
@@ -163,7 +166,7 @@ def rank_scores(x):
     np.mean([stats.norm.ppf((r + 0.5) / n) for r in range(start, stop)])
     for start, stop in zip(starts, [*starts[1:], n])
   ]
-  # Equal values are all in the highest class that one of them starts.
+  # All equal values are in the highest class that starts with that value.
   scores = [
     levels[max(i for i in range(classes) if i == 0 or v >= ordered[starts[i]])]
     for v in x
@@ -210,7 +213,7 @@ def second_order_bias(x, k):
 
 
 def series(x, k):
-  """Inflation, bias and drift of a window in order of time."""
+  """Variance inflation, bias and drift of a window in order of time."""
   n, threshold = len(x), sorted(x)[-k - 1]
   scores, time = rank_scores(x), np.arange(n) - (n - 1) / 2
   trends = np.stack([time, rank_scores(range(n))], axis=1)
@@ -224,7 +227,7 @@ def series(x, k):
 
 
 def series_interval(tail_index, k, inflation, bias):
-  """Of the effective size, over both estimates."""
+  """The interval for the effective size that covers both estimates."""
   size = max(k / inflation, 0.12)
   ends = hill_interval(tail_index, size)
   ends += hill_interval(bias * tail_index, size)
@@ -232,7 +235,7 @@ def series_interval(tail_index, k, inflation, bias):
 
 
 class WindowedHill:
-  """Values and held-out scores in lists; a look at the order every W/8."""
+  """Values and held-out scores in lists; `series` every W/8 values."""
 
   def __init__(self, window_size, k):
     self.window_size, self.k = window_size, k
@@ -277,8 +280,10 @@ class WindowedHill:
 
 
 class Tracker:
-  """Norms over their level in a list; 0 without an estimate, 1e6 for equal
-  ones."""
+  """Norms divided by their level, in a list.
+
+  The reading is 0 without an estimate and 1e6 for equal norms.
+  """
 
   def __init__(self, window_size, k, level_decay=0.97):
     self.window_size, self.k = window_size, k
@@ -403,7 +408,7 @@ class TailClipper:
     excesses = [v - u for v in spread(largest)[-k:]]
     xi, sigma = generalized_pareto_fit(excesses)
     t = math.log(k / (n * self.p))
-    # The errors of sigma and xi at xi = 0, and what they do to the quantile.
+    # The errors of sigma and xi at xi = 0, and their effect on the quantile.
     covariance = np.array([[2, -1], [-1, 1]]) / k
     slopes = np.array([t, t**2 / 2])
     variance = slopes @ covariance @ slopes + 1 / k
@@ -430,7 +435,7 @@ class TailClipper:
 
 
 class Level:
-  """The level of norms: an average of logarithms, each step cut at 1."""
+  """The level of norms: an average of logarithms, which moves by 1 at most."""
 
   def __init__(self, decay):
     self.decay, self.log, self.count = decay, None, 0
@@ -451,7 +456,7 @@ class Level:
 
 
 def over_level(norms, decay=0.97):
-  """Each norm over the level of those before it; what is not finite stays."""
+  """Each norm divided by the level of those before it; nan and inf stay."""
   level, ratios = Level(decay), []
   for r in map(float, norms):
     ratios.append(r / level.scale(r) if math.isfinite(r) else r)
@@ -478,14 +483,14 @@ def automatic_k(x, max_k, min_k):
 
 
 def fading(values, decay):
-  """The weighted mean, newest value last, and what the weights are worth."""
+  """The weighted mean (newest value last) and the effective sample size."""
   weights = [decay**i for i in range(len(values))][::-1]
   mean = sum(w * v for w, v in zip(weights, values)) / sum(weights)
   return mean, sum(weights) ** 2 / sum(w**2 for w in weights)
 
 
 class Windowed:
-  """An estimator of the last values, from a list of all."""
+  """An estimator on the last values of a list."""
 
   def __init__(self, estimator, window_size):
     self.estimator, self.window_size, self.values = estimator, window_size, []
@@ -497,7 +502,7 @@ class Windowed:
 
 
 class ExponentialHill:
-  """All excesses over the thresholds of their time, weighted anew each step.
+  """Each excess over the threshold at its time; new weights in each step.
 
   A value of zero is below every threshold.
   """
@@ -531,7 +536,7 @@ class ExponentialHill:
 
 
 class ExponentialLogMoment:
-  """The weighted variance of all logarithms, anew each step."""
+  """The weighted variance of all logarithms, recomputed in each step."""
 
   def __init__(self, decay):
     self.decay, self.logs = decay, []
@@ -546,7 +551,7 @@ class ExponentialLogMoment:
 
 
 class ExponentialCharacteristicFunction:
-  """Weighted averages of all phases, each at the scale of its time."""
+  """Weighted averages of all phases, each with the scale at its time."""
 
   def __init__(self, decay):
     self.decay, self.m, self.logs, self.z = decay, None, [], []
@@ -582,7 +587,7 @@ def truncate(step, threshold):
 
 
 def stable_noise(updates, xi, alpha, scale, **options):
-  """Updates with given standard samples on them, both lists of lists."""
+  """Adds given standard samples to the updates; both are lists of lists."""
   noisy = []
   for leaf, draws in zip(updates, xi):
     s = scale
@@ -597,7 +602,7 @@ def stable_noise(updates, xi, alpha, scale, **options):
 
 
 def truncated_heavy_tailed_sgd(params, batches, factors, rate, threshold):
-  """Runs over (g_SB, g_SB* - g_LB) of lists, with given factors Z."""
+  """The parameters after batches of (g_SB, g_SB* - g_LB), with factors Z."""
   for (gradient, noise), z in zip(batches, factors):
     step = [-rate * (float(g) + z * float(n)) for g, n in zip(gradient, noise)]
     (step,) = truncate([step], threshold)
@@ -606,7 +611,7 @@ def truncated_heavy_tailed_sgd(params, batches, factors, rate, threshold):
 
 
 def geometric_means(values, decay, slow_decay, floor=1e-6):
-  """Debiased averages of logarithms: pairs of the fast one and the growth."""
+  """Pairs of the fast geometric mean and its ratio to the slow one."""
   out, means, weights = [(0.0, 0.0)], [0.0, 0.0], [0.0, 0.0]
   for value in values:
     if math.isfinite(value):
@@ -621,13 +626,13 @@ def geometric_means(values, decay, slow_decay, floor=1e-6):
 
 
 def sharpness_alpha(sharpness, response, center, steepness, alpha_min):
-  """The three responses, as their formulas read."""
+  """The three responses, written as their formulas."""
   s = 1 / (1 + math.exp(-steepness * (math.log(sharpness) - center)))
   alpha = 1 + s if response == "rising" else 2 - s
   return max(alpha, alpha_min)
 
 
-# The rules of diagnostics.spike_rules: the norms after them, one by one.
+# The rules of diagnostics.spike_rules. Each returns the norms after clipping.
 
 
 def mean_and_deviations(norms, deviations, skip, window_size=128):

@@ -1,7 +1,7 @@
 """A small training loop, and every optimizer of the package to run in it.
 
-The model is linear, so that what a run must come to is known: the parameters
-to WEIGHTS, with a Hessian near the identity.
+The model is linear, so the result of a run is known: the parameters converge to
+WEIGHTS, and the Hessian is near the identity.
 """
 
 import functools
@@ -37,7 +37,7 @@ OPTIMIZERS = {
     decay=0.5,
   ),
 }
-# Those that read the tail index of the gradient's norm.
+# The optimizers that read the tail index of the gradient's norm.
 WITH_A_WINDOW = ("scale_by_htga", "htga", "tail_index_sgd")
 
 WEIGHTS = np.linspace(-2, 3, 6).astype(np.float32)
@@ -56,12 +56,12 @@ def batch(t, size=32):
 
 @functools.partial(jax.jit, static_argnums=0)
 def batches(steps):
-  """Those of many steps, stacked."""
+  """The batches of many steps, stacked."""
   return jax.vmap(batch)(jnp.arange(steps))
 
 
 def loss(params, batch):
-  """Half a mean squared error, the products in the parameters' dtype."""
+  """Half the mean squared error; products are in the parameters' dtype."""
   x, y = batch
   prediction = x.astype(params["w"].dtype) @ params["w"] + params["b"]
   return jnp.mean(jnp.square(prediction.astype(jnp.float32) - y)) / 2
@@ -74,7 +74,7 @@ def excess(params):
 
 
 def gradient(params, batch, scale=1.0):
-  """What an update takes, from the halves of a batch, times a loss scale."""
+  """The arguments of an update, from both halves of a batch, times a scale."""
   first, second = (tuple(a[i::2] for a in batch) for i in (0, 1))
   scaled = jax.grad(lambda p, batch: scale * loss(p, batch))
   grads = scaled(params, first)

@@ -1,8 +1,8 @@
-"""The estimators beside heavytails, powerlaw and scipy.stats.
+"""Our estimators compared with heavytails, powerlaw and scipy.stats.
 
-Each gets the same float64 sample, which ours round to float32. Where two
-definitions agree, so do the values to 1e-5; where they differ, the test says
-how.
+All get the same float64 sample, which ours round to float32. Where two
+definitions agree, the values agree to 1e-5. Where they differ, the test states
+the difference.
 """
 
 import math
@@ -36,7 +36,7 @@ def sample(law):
 
 
 def excesses_of(law):
-  """The K largest values, largest first, less the next one."""
+  """The K largest values, in descending order, minus the next one."""
   top = np.sort(sample(law))[::-1]
   return top[:K] - top[K]
 
@@ -47,7 +47,7 @@ def agree(ours, theirs):
 
 @over_laws
 @pytest.mark.parametrize("k", [20, 200, 1000])
-def test_hill_is_that_of_heavytails(law, k):
+def test_hill_equals_that_of_heavytails(law, k):
   tail_index = package("heavytails.tail_index")
   x = sample(law)
   ours = estimators.hill(x, k)
@@ -59,7 +59,7 @@ def test_hill_is_that_of_heavytails(law, k):
 
 @over_laws
 def test_hill_is_maximum_likelihood_of_scipy(law):
-  """A Pareto law over a threshold that is given, not fitted."""
+  """The fit of a Pareto law above a given threshold."""
   top = np.sort(sample(law))[::-1]
   shape, _, _ = stats.pareto.fit(top[:K], floc=0, fscale=top[K])
   agree(estimators.hill(sample(law), K), shape)
@@ -67,9 +67,11 @@ def test_hill_is_maximum_likelihood_of_scipy(law):
 
 @over_laws
 def test_hill_is_that_of_powerlaw_but_for_its_count(law):
-  """Their alpha is that of the density, one more than ours; they count the
-  threshold among the values above it; and they stop at alpha = 3 unless told
-  otherwise."""
+  """Three differences to powerlaw.
+
+  Its alpha is that of the density, which is ours plus one. It counts the
+  threshold among the values above it. It stops at alpha = 3 by default.
+  """
   powerlaw = package("powerlaw")
   x = sample(law)
   theirs = powerlaw.Fit(
@@ -82,9 +84,11 @@ def test_hill_is_that_of_powerlaw_but_for_its_count(law):
 
 @over_laws
 @pytest.mark.parametrize("k", [20, 200, 500])
-def test_pickands_and_moment_are_those_of_heavytails(law, k):
-  """They return xi, of which ours is the inverse, inf from 0 on down; float32
-  differences of logarithms are good to 1e-6."""
+def test_pickands_and_moment_equal_those_of_heavytails(law, k):
+  """heavytails returns xi. Ours is 1/xi, or inf if xi <= 0.
+
+  Differences of logarithms are accurate to 1e-6 in float32.
+  """
   tail_index = package("heavytails.tail_index")
   x = sample(law)
   for ours, xi in (
@@ -96,9 +100,12 @@ def test_pickands_and_moment_are_those_of_heavytails(law, k):
 
 @over_laws
 def test_generalized_pareto_is_close_to_maximum_likelihood(law):
-  """Ours is a mean over the likelihood, theirs its maximum, by a search. They
-  lie within a quarter of the standard error, which costs 0.25^2/2 in the
-  likelihood; sigma is known within 14 % or less, of which that is 3.5 %."""
+  """Ours is a mean over the likelihood; theirs searches for its maximum.
+
+  The two differ by at most a quarter of the standard error, which lowers the
+  log-likelihood by 0.25^2/2. The standard error of sigma is at most 14 %, and a
+  quarter of it is 3.5 %.
+  """
   tail_index = package("heavytails.tail_index")
   y = excesses_of(law)
   xi, sigma = map(float, estimators.generalized_pareto_fit(y))
@@ -114,8 +121,8 @@ def test_generalized_pareto_is_close_to_maximum_likelihood(law):
   assert -1e-4 < likelihood(best, scale) - likelihood(xi, sigma) < 0.25**2 / 2
 
 
-def test_windowed_hill_is_that_of_heavytails():
-  """Theirs has an estimate from k + 1 values on, ours from a full window on."""
+def test_windowed_hill_equals_that_of_heavytails():
+  """heavytails starts at k + 1 values; ours starts at a full window."""
   window = package("heavytails.streaming").WindowedTailIndex(64, 8)
   xs = stats.pareto.rvs(1.5, size=500, random_state=0)
   theirs = []
@@ -134,9 +141,11 @@ def test_windowed_hill_is_that_of_heavytails():
 
 @pytest.mark.parametrize("alpha", [0.7, 1.0, 1.5, 1.8])
 def test_stable_estimators_read_what_scipy_reads_off_quantiles(alpha):
-  """McCulloch's table, from which SciPy starts its fit (the fit itself takes
-  minutes). 100 samples: four standard errors of the mean difference allowed,
-  and 0.01 for the table, which reads 1.008 at 1."""
+  """SciPy starts its fit from McCulloch's table; the fit itself takes minutes.
+
+  100 samples: the tolerance is four standard errors of the mean difference, and
+  0.01 for the table, which gives 1.008 at 1.
+  """
   x = stats.levy_stable.rvs(alpha, 0, size=(100, N), random_state=0)
   theirs = [stats.levy_stable._fitstart(row)[0] for row in x]
   for function in (

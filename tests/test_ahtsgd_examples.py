@@ -1,4 +1,4 @@
-"""The examples of AHTSGD: short runs on toys, and their complaints."""
+"""The examples of AHTSGD: short runs on toy data, and their errors."""
 
 import pathlib
 import sys
@@ -25,7 +25,7 @@ def examples(monkeypatch):
 
 @pytest.fixture
 def toy(tmp_path):
-  """A learnable toy: the class is where the image is bright."""
+  """Toy data that can be learnt: the bright part of an image is its class."""
   rng = np.random.default_rng(0)
   y = rng.integers(0, 3, 90)
   x = rng.integers(0, 60, (90, 6, 6), dtype=np.uint8)
@@ -36,7 +36,7 @@ def toy(tmp_path):
 
 
 def run(example, name, toy, monkeypatch, kept, *argv):
-  """A run with some of the methods, each of which takes seconds to compile."""
+  """A run with some of the methods; each takes seconds to compile."""
   looks = {method: example.LOOKS[method] for method in kept}
   monkeypatch.setattr(example, "LOOKS", looks)
   monkeypatch.setattr(example, "WIDTHS", (16, 16))
@@ -81,7 +81,7 @@ def test_zeros_hold_sgd_and_not_noise(examples, toy, monkeypatch):
 
 @pytest.mark.slow
 def test_descent_settles_at_the_edge(examples):
-  """A toy with labels of chance, learnt by heart at a sharpness of 2/eta."""
+  """Toy data with random labels, memorised at a sharpness of 2/eta."""
   edge = examples["edge_of_stability"]
   eta, records = 0.4, 200
   keys = jax.random.split(jax.random.key(0), 4)
@@ -97,7 +97,7 @@ def test_descent_settles_at_the_edge(examples):
   ratio = log[1] * eta / 2
   first, last = (float(edge.lanczos(p, x, y)) * eta / 2 for p in (params, done))
   assert first < 0.6 and abs(edge.last_quarter(ratio).mean() - 1) < 0.15
-  assert abs(last / ratio[-1] - 1) < 0.1  # the tracker's look is no other
+  assert abs(last / ratio[-1] - 1) < 0.1  # the tracker measures the same
 
 
 def test_an_interval_is_that_of_student(examples):

@@ -1,4 +1,4 @@
-"""Clipping at a tail quantile: against its twin, and at its stated rate."""
+"""Clipping at a tail quantile: its NumPy twin, and its stated rate."""
 
 import functools
 from pathlib import Path
@@ -19,8 +19,10 @@ CHUNK = 1000
 
 
 def scan(norms, *args, **kwargs):
-  """Clipped norms, quantiles and counts of a run of clip_by_tail_quantile with
-  updates of one entry; compiled once for the same arguments."""
+  """Clipped norms, quantiles and counts of a run of clip_by_tail_quantile.
+
+  Updates have one entry. Runs with the same arguments share one compilation.
+  """
   state, run = compiled(args, tuple(kwargs.items()))
   norms = np.asarray(norms, np.float32)
   found = []
@@ -66,8 +68,8 @@ LAWS = {
   ],
   ids=["skip", "max_norm", "history", "no_level", "one_decimal", "integers"],
 )
-def test_it_is_its_twin(law, decimals, options):
-  """Also before the window of 100 is full, and of norms that are rounded."""
+def test_it_equals_its_twin(law, decimals, options):
+  """Also before the window of 100 is full, and with rounded norms."""
   norms = LAWS[law][0](size=400, random_state=0)
   if decimals is not None:
     norms = np.round(norms, decimals)
@@ -85,9 +87,11 @@ def test_it_is_its_twin(law, decimals, options):
 
 @pytest.mark.parametrize("law", LAWS)
 def test_the_rate_of_false_alarms_is_the_one_stated(law):
-  """The bounds are 0.8 and 1.25 times the rate, widened by two binomial
-  deviations of 1e5 steps; benchmarks/false_alarms.py has a million. Clips come
-  alone, since they depend on independent norms."""
+  """The bounds are 0.8 and 1.25 times the rate, plus two binomial deviations.
+
+  There are 1e5 steps here, and a million in benchmarks/false_alarms.py. The
+  norms are independent, so clips do not cluster.
+  """
   rvs, _ = LAWS[law]
   *_, count = scan(rvs(size=100_000, random_state=1), 1e-3)
   assert 0.6e-3 < count[-1] / (1e5 - 1024) < 1.45e-3
@@ -108,7 +112,7 @@ def test_spikes_are_caught(law):
   )
 
 
-def test_a_huge_spike_does_not_blind_it_and_a_risen_level_is_learnt():
+def test_a_huge_spike_does_not_disable_it_and_it_adapts_to_a_new_level():
   norms = stats.halfnorm.rvs(size=6000, random_state=3)
   norms[2000] = 1e30
   _, q, _ = scan(norms, 1e-3)
@@ -120,8 +124,8 @@ def test_a_huge_spike_does_not_blind_it_and_a_risen_level_is_learnt():
 
 
 @pytest.mark.parametrize("sizes", [(32, 8), (128, 16)])
-def test_equal_norms_are_left_alone(sizes):
-  """Also while a part of the window is empty."""
+def test_equal_norms_are_not_clipped(sizes):
+  """Also while part of the window is empty."""
   clipped, q, count = scan(np.ones(100), 0.01, *sizes)
   np.testing.assert_array_equal(clipped, 1)
   assert not q.any() and not count.any()
@@ -142,22 +146,24 @@ def half_zeros(x):
 @pytest.mark.parametrize("tie", [two_decimals, in_bfloat16, half_zeros])
 @pytest.mark.parametrize("law", ["halfnorm", "pareto"])
 def test_ties_do_not_switch_it_off(law, tie):
-  """There is a quantile in every step, and the rate is the one stated. (Of
-  40,000 steps, whose binomial deviation is 0.16e-3.)"""
+  """There is a quantile in every step, and the rate is the one stated.
+
+  The binomial deviation of 40,000 steps is 0.16e-3.
+  """
   norms = tie(LAWS[law][0](size=40_000, random_state=4))
   _, q, count = scan(norms, 1e-3)
   assert np.all(q[64:] > 0)
   assert 0.4e-3 < (count[-1] - count[1024]) / (norms.size - 1024) < 2.3e-3
 
 
-def test_zeros_before_the_first_norm_are_norms():
+def test_zeros_before_the_first_norm_count():
   norms = np.r_[0, 0, 0, stats.halfnorm.rvs(size=200, random_state=4)]
   _, q, _ = scan(norms, 1e-3)
   assert not q[:64].any() and np.all(q[64:] > 0)
 
 
 def test_behind_another_clip_the_quantile_is_its_norm():
-  """Without a level; over one, a step at that norm is clipped now and then."""
+  """Without a level. With one, a step at that norm is sometimes clipped."""
   norms = np.minimum(stats.halfnorm.rvs(size=5000, random_state=5), 1.0)
   clipped, _, count = scan(norms, 1e-3)
   assert np.all(clipped > 0.8 * norms) and count[-1] < 10
@@ -168,8 +174,11 @@ def test_behind_another_clip_the_quantile_is_its_norm():
 
 
 def test_it_starts_after_64_norms():
-  """At a rate of 3 in a thousand at first (benchmarks/false_alarms.py). Of the
-  6,400 steps here, 5 is three binomial deviations more; the seed is fixed."""
+  """The rate is at first 3 in a thousand (benchmarks/false_alarms.py).
+
+  For the 6,400 steps here, 5 in a thousand is three binomial deviations more.
+  The seed is fixed.
+  """
   norms = stats.halfnorm.rvs(size=(100, 128), random_state=6)
   tx = clip_by_tail_quantile(1e-3)
 
@@ -185,7 +194,7 @@ def test_it_starts_after_64_norms():
 
 
 def test_a_spike_too_large_for_a_fit_is_no_quantile():
-  """A tail without a fit that is not flat either."""
+  """A tail that has no fit and is not flat either."""
   norms = np.ones(80) + np.arange(80)
   norms[3] = 3e37  # before anything is clipped
   _, q, _ = scan(1e-3 * norms, 1e-3, 64, 16)
@@ -204,7 +213,7 @@ def test_max_norm_holds_from_the_first_step_on():
   assert np.max(clipped[20:]) <= 1.05 * (1 + 1e-6)
 
 
-def test_a_run_that_goes_on_is_not_blind():
+def test_history_gives_a_quantile_at_once():
   norms = stats.halfnorm.rvs(size=1500, random_state=8)
   history = np.concatenate([[np.nan, np.inf], norms])
   tx = clip_by_tail_quantile(1e-3, history=history)
@@ -212,7 +221,7 @@ def test_a_run_that_goes_on_is_not_blind():
   assert state.tail_fit[2] > 0
   spike, state = jax.jit(tx.update)(jnp.float32([100.0]), state)
   _, q, _ = scan(norms, 1e-3)
-  # The first steps of the other run were clipped a little.
+  # The other run clipped its first norms slightly.
   np.testing.assert_allclose(state.tail_quantile, q[-1], rtol=0.05)
   np.testing.assert_allclose(spike[0], state.tail_quantile, rtol=1e-6)
   assert jax.eval_shape(tx.init, jnp.zeros([1])) is not None
@@ -226,8 +235,11 @@ LOG = Path(__file__).parents[2] / "shared/data/norm_logs/llmc_gpt2_124m.csv"
   "window_size, k, most", [(1024, 128, 0.6), (256, 32, 0.9)]
 )
 def test_on_the_log_of_a_language_model(window_size, k, most):
-  """Of 19,560 norms with two decimals, from 15.4 down to 0.22: both spikes,
-  2.02 and 1.44 at a level of 0.27, are clipped to two or three times that."""
+  """19,560 norms with two decimals, which fall from 15.4 to 0.22.
+
+  Both spikes, 2.02 and 1.44 at a level of 0.27, are clipped to two or three
+  times the level.
+  """
   norms = np.genfromtxt(LOG, delimiter=",", names=True)["grad_norm"]
   clipped, q, count = scan(norms, 1e-3, window_size, k)
   assert np.all(q[64:] > 0)
@@ -243,10 +255,10 @@ RUNS = LOG.with_name("algoperf_grad_norms.npz")
 
 @pytest.mark.skipif(not RUNS.exists(), reason="no logs beside the repository")
 def test_on_runs_whose_level_moves():
-  """At most 2 in a thousand of the norms of AlgoPerf, once a window is full.
+  """Clips at most 2 in a thousand norms of AlgoPerf, once a window is full.
 
-  Rows are 100 steps apart. Over the raw norms it clips 14. Runs that diverge
-  are left out.
+  Rows are 100 steps apart. On the raw norms, without a level, it clips 14. Runs
+  that diverge are left out.
   """
   log = np.load(RUNS)
   ends = np.cumsum(log["lengths"])
@@ -272,9 +284,12 @@ def test_on_runs_whose_level_moves():
 
 @pytest.mark.parametrize("law", ["halfnorm", "pareto", "chi"])
 def test_a_jump_of_the_level_is_followed_within_200_steps(law):
-  """Up tenfold and down again every 5,000 steps. From 100 steps after a rise
-  on, the rate is the one stated: of 700 steps in a window of seven rises none
-  or one is expected, and 4 have a probability below 1 percent."""
+  """The level rises or falls tenfold every 5,000 steps.
+
+  From 100 steps after a rise on, the rate is the one stated. In 700 such steps
+  of seven rises, 0 or 1 clips are expected, and 4 have a probability below 1
+  percent.
+  """
   time = np.arange(75_000)
   norms = LAWS[law][0](size=time.size, random_state=9)
   norms *= 10.0 ** (time // 5000 % 2)
@@ -322,8 +337,8 @@ def test_per_layer_clips_the_layer_alone():
   np.testing.assert_array_equal(state.exceedance_count - before, [1, 0])
 
 
-def test_many_layers_are_as_many_clips():
-  """Where the tail of a layer has not changed, its fit stays as it is."""
+def test_every_layer_has_its_own_clip():
+  """If the tail of a layer has not changed, its fit does not change."""
   rng = np.random.default_rng(7)
   grads = {f"layer{i}": rng.standard_t(3, size=(90, 1)) for i in range(5)}
   grads = jax.tree.map(np.float32, grads)
@@ -338,7 +353,7 @@ def test_many_layers_are_as_many_clips():
     alone, expected = jax.jit(run, static_argnums=1)(g, False)
     np.testing.assert_allclose(updates[name], expected, rtol=1e-5)
     np.testing.assert_allclose(state.tail_fit[i], alone.tail_fit, rtol=1e-5)
-  # Mapped over seeds as well.
+  # Also under vmap over seeds.
   seeds = jax.tree.map(lambda x: np.stack([x, 2 * x]), grads)
   _, mapped = jax.jit(jax.vmap(lambda g: run(g, True)))(seeds)
   for name in grads:
@@ -346,7 +361,7 @@ def test_many_layers_are_as_many_clips():
     np.testing.assert_allclose(mapped[name][1], 2 * updates[name], rtol=1e-4)
 
 
-def test_p_may_be_injected_and_changed():
+def test_the_rate_may_be_injected_and_changed():
   tx = optax.inject_hyperparams(
     clip_by_tail_quantile, static_args=("window_size", "k", "skip", "per_layer")
   )(exceedance_rate=0.05, window_size=64, k=16)
@@ -362,7 +377,7 @@ def test_p_may_be_injected_and_changed():
 
 
 @pytest.mark.parametrize("xi", [-0.5, 0.0, 1e-8, 0.3, 2.0])
-def test_isf_is_scipys(xi):
+def test_isf_equals_scipys(xi):
   for q in (0.5, 1e-2, 1e-5):
     np.testing.assert_allclose(
       estimators.generalized_pareto_isf(q, xi, 2.0),

@@ -1,8 +1,8 @@
-"""The contract that every public transformation keeps: cases x laws.
+"""The contract of every public transformation: cases x laws.
 
-States and updates are compared to 1e-5 where two programs may round
-differently (jit against eager, one device against eight), and bit for bit
-where nothing may differ (a restored state, a counter).
+States and updates are compared to 1e-5 where two programs may round differently
+(jit and eager, one device and eight). They are compared bit for bit where
+nothing may differ (a restored state, a counter).
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ import pytest
 
 import htga_optax
 
-# jax.set_mesh came after JAX 0.7.
+# JAX 0.7 does not have jax.set_mesh.
 set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh
 close = functools.partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
@@ -39,9 +39,9 @@ def case(request):
   return request.param
 
 
-# Most laws are checked on one case of a factory; on its variants (per layer,
-# another estimator) they are slow tests, and so they are on what is composed of
-# others, but for htga.
+# Most laws are fast tests on one case of a factory. They are slow tests on its
+# variants (per layer, another estimator), and on optimizers composed of other
+# transformations, except htga.
 _COMPOSED = (
   htga_optax.scale_by_htga,
   htga_optax.tail_index_sgd,
@@ -63,8 +63,8 @@ variants_are_slow = pytest.mark.parametrize(
 )
 
 
-# A law that is rather one of optax, orbax or devices is fast on four: a relay,
-# a law of one norm, a companion of the gradient, and a loss.
+# A law that depends mostly on optax, orbax or devices is a fast test on four
+# cases only: a relay, a law of one norm, a second gradient, and a loss.
 _FEW = (
   "htga",
   "clip_by_tail_quantile",
@@ -195,9 +195,12 @@ def test_one_trace_in_many_steps(case):
 
 
 @few_are_fast
-def test_jit_is_eager_and_scan_is_loop(case):
-  """Compared around the step that fills the window, the eighth. The second step
-  that nobody jits compiles nothing, but for a loss, which is the caller's."""
+def test_jit_equals_eager_and_scan_equals_loop(case):
+  """Eager steps are compared around the eighth, which fills the window.
+
+  The second eager step compiles nothing, except for a loss, which is the
+  caller's.
+  """
   tx, step, scan = bare(case)
   params, grads = cases.params(), cases.gradients(10)
   scanned, updates = scan(tx.init(params), grads, params)
@@ -210,7 +213,7 @@ def test_jit_is_eager_and_scan_is_loop(case):
     if i == 7 and "value_fn" not in case.extra_args:
       assert len(compilations) == before
     close(u, at(updates, i))
-  # A momentum of gradients of norm 50, in which entries cancel.
+  # Entries cancel in the momentum, and the gradients have norm 50.
   close(state, scanned, atol=1e-5)
 
 
@@ -264,7 +267,7 @@ def test_dtype_is_kept(case, dtype):
 
 @variants_are_slow
 def test_numbers_and_numpy_arrays_are_leaves(case):
-  """As with optax: a Python float, and float64 of NumPy without x64."""
+  """A Python float, and NumPy's float64 without x64, as in optax."""
   plain = {"a": 1.5, "b": np.ones(3), "c": np.float64(2.0)}
   arrays = jax.tree.map(jnp.asarray, plain)
   tx = case.make()
@@ -292,7 +295,7 @@ def test_complex_leaves(case):
   state, updates = bare(case).run(grads, params)
   chex.assert_trees_all_equal_shapes_and_dtypes(updates, grads)
   assert_all_finite((state, updates))
-  # A complex tree is the real tree of its parts.
+  # A complex tree gives the same as the real tree of its parts.
   parts = {"x": grads["z"].real, "y": grads["z"].imag}
   if not case.kwargs.get("per_layer") and not case.kwargs.get("relative"):
     _, real = bare(case).run(parts, at(parts, 0))
@@ -349,7 +352,7 @@ def test_params_are_not_needed(case):
 
 @few_are_fast
 def test_gradient_through_the_update_is_finite(case):
-  """Also at a zero gradient, and before and after the window is full."""
+  """Also at a zero gradient, before and after the window is full."""
   params, grads = cases.params(), cases.gradients(10)
 
   @jax.jit
@@ -367,16 +370,19 @@ def test_gradient_through_the_update_is_finite(case):
 
 
 def test_state_survives_a_bad_gradient(case):
-  """A finite state at once; and once the bad step has left the window, the
-  measured index is that of a run that never saw it. A step that is not finite
-  changes nothing at all, but for a count and a momentum that decays."""
+  """The state is finite after the bad step, and recovers.
+
+  Once the bad step has left the window, the measured index is that of a run
+  without the step. A step that is not finite changes only a count and a
+  momentum that decays.
+  """
   tx, step, scan = bare(case)
   params = cases.params()
   filled, _ = scan(tx.init(params), cases.gradients(10, seed=1), params)
   after = cases.gradients(10, seed=2)
   clean, expected = scan(filled, after, params)
   after_drop = expected
-  if case.follows_clock:  # it is a step nevertheless, as one of zeros is
+  if case.follows_clock:  # the dropped step counts as a step of zeros
     zeros = jax.tree.map(jnp.zeros_like, params)
     _, after_drop = scan(step(zeros, filled, params)[1], after, params)
 
@@ -402,7 +408,7 @@ def test_state_survives_a_bad_gradient(case):
 
 
 @variants_are_slow
-def test_clocks_agree_after_a_dropped_step(case):
+def test_step_counts_agree_after_a_dropped_step(case):
   tx, step, _ = bare(case)
   params = cases.params()
   state = tx.init(params)
@@ -429,7 +435,7 @@ def test_one_bad_entry_drops_the_step(case):
     assert_all_finite(updates)
 
 
-# -- inside what optax has --------------------------------------------------
+# -- inside optax wrappers -----------------------------------------------------
 
 
 @few_are_fast
@@ -442,7 +448,7 @@ def test_inside_chain(case):
   close(updates, jax.tree.map(lambda x: x / 2, expected))
 
 
-@pytest.mark.slow  # inside optax.partition it is masked too
+@pytest.mark.slow  # the test of optax.partition masks too
 def test_inside_masked(case):
   params, grads = cases.params(), cases.gradients(10)
   tx = optax.masked(
@@ -517,7 +523,7 @@ def test_inside_conditionally_transform(case):
 
 @few_are_fast
 def test_inside_inject_hyperparams(case):
-  """Every numeric argument may be changed between steps without a trace."""
+  """Numeric arguments may change between steps without a new trace."""
   params, grads = cases.params(), cases.gradients(10)
   tx = optax.inject_hyperparams(case.factory, static_args=case.static_args)(
     **case.kwargs
@@ -533,7 +539,7 @@ def test_inside_inject_hyperparams(case):
       state.hyperparams[name] = (value * 0.99).astype(value.dtype)
     _, state = step(at(grads, i), state, params)
   assert_all_finite(state)
-  # A reading's name is not that of an argument.
+  # No reading has the name of an argument.
   for name in case.readings:
     assert len(optax.tree.get_all_with_path(state, name)) == 1
 
@@ -559,8 +565,11 @@ def test_sizes_that_are_not_given_need_no_static_args(case):
 
 @few_are_fast
 def test_derivatives_through_a_loop(case):
-  """Of three steps in plain Python, by the parameters and by every float:
-  reverse mode is forward mode, and both are finite."""
+  """Reverse mode equals forward mode, and both are finite.
+
+  The loop has three steps in plain Python. Derivatives are with respect to the
+  parameters and every float argument.
+  """
   bound = inspect.signature(case.factory).bind(**case.kwargs)
   bound.apply_defaults()
   floats = {
@@ -584,7 +593,7 @@ def test_derivatives_through_a_loop(case):
   ones = jax.tree.map(jnp.ones_like, (start, floats))
   _, forward = jax.jit(lambda x, v: jax.jvp(loss, x, v))((start, floats), ones)
   reverse = sum(jnp.sum(x) for x in jax.tree.leaves(slopes))
-  # Some hundred terms, which the two modes add up in another order.
+  # The two modes add some hundred terms in different orders.
   np.testing.assert_allclose(reverse, forward, rtol=1e-4)
 
 
@@ -604,8 +613,8 @@ def test_readings_are_those_of_the_state(case):
     assert value is optax.tree.get(state, name)
 
 
-def test_readings_of_dicts_are_those_of_the_state(case):
-  """What a checkpoint without a template, or flax.nnx, makes of a state."""
+def test_readings_of_dicts_equal_those_of_the_state(case):
+  """A checkpoint without a template, and flax.nnx, turn a state into dicts."""
   state, _ = bare(case).run(cases.gradients(10), cases.params())
   expected = htga_optax.readings(state)
   as_dicts = flax.serialization.to_state_dict({"inner": [state, state]})
@@ -680,7 +689,7 @@ def test_a_line_search_works_in_a_relay(case, search):
 
 @variants_are_slow
 def test_healthy_steps_are_quiet_under_debug_nans(case):
-  """Eagerly: without jit every intermediate value is looked at."""
+  """In eager mode, debug_nans checks every intermediate value."""
   tx, params = case.make(), cases.params()
   filled, _ = bare(case).run(cases.gradients(10), params)
   step, grads = step_of(tx, case.extra_args), at(cases.gradients(1), 0)
@@ -721,7 +730,7 @@ def test_strict_promotion(case, mode):
   }
   tx, grads = case.make(), at(cases.gradients(1, params), 0)
   step = step_of(tx, case.extra_args)
-  if "value_fn" in case.extra_args:  # the loss's own promotions are not ours
+  if "value_fn" in case.extra_args:  # the loss itself may promote
     half = lambda p: bowl({k: x for k, x in p.items() if k != "half"})
     step = step_of(tx, {"value_fn": lambda updates: half})
   with mode():
@@ -730,8 +739,7 @@ def test_strict_promotion(case, mode):
 
 @variants_are_slow
 def test_integers_are_no_layers(case):
-  """Equinox's way: init has seen an array of integers, for which the gradient
-  is None."""
+  """In Equinox, `init` gets an array of integers; its gradient is None."""
   params = cases.params()
   tx, grads = case.make(), at(cases.gradients(1), 0)
   step = step_of(tx, case.extra_args)
@@ -757,7 +765,7 @@ def test_another_number_of_layers_is_named(case):
 
 
 def data_parallel_loss(params, batch, axis_name=None):
-  """A regression loss; the mean over devices is taken inside of it."""
+  """A regression loss; it takes the mean over devices itself."""
   x, y = batch
   prediction = x @ params["w"] + params["b"]
   loss = jnp.mean((prediction - y) ** 2)
@@ -800,7 +808,7 @@ def single_device_result(case):
 
 @pytest.mark.slow  # test_train.py has a run under pmap
 @pytest.mark.devices(8)
-def test_pmap_is_one_device(case):
+def test_pmap_equals_one_device(case):
   params, batches = data_parallel_problem()
   tx = case.make()
   step = jax.pmap(train_step(tx, case.extra_args, "data"), axis_name="data")
@@ -817,7 +825,7 @@ def test_pmap_is_one_device(case):
 
 @few_are_fast
 @pytest.mark.devices(8)
-def test_shard_map_is_one_device(case):
+def test_shard_map_equals_one_device(case):
   params, batches = data_parallel_problem()
   tx = case.make()
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -836,7 +844,7 @@ def test_shard_map_is_one_device(case):
 
 
 def placed_like_params(tx, state, shardings, mesh):
-  """Gives what is like the parameters their sharding; replicates the rest."""
+  """Shards the leaves that are like params in the same way, copies the rest."""
   return jax.device_put(
     state,
     optax.tree_map_params(
@@ -851,9 +859,12 @@ def placed_like_params(tx, state, shardings, mesh):
 
 @variants_are_slow
 @pytest.mark.devices(8)
-def test_split_parameters_need_a_name_or_nothing(case):
-  """Inside shard_map, with no axis named: one sentence says which argument is
-  missing, to every window of norms at least, or it works."""
+def test_split_parameters_work_or_name_the_missing_argument(case):
+  """Inside shard_map without an axis name, a case works or names the argument.
+
+  Every transformation with a window of norms raises an error of one sentence,
+  which names the missing argument.
+  """
   mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
   params = {"w": jnp.ones([16, 8])}
   tx = case.make()
@@ -884,9 +895,11 @@ def test_split_parameters_need_a_name_or_nothing(case):
   ids=str,
 )
 @pytest.mark.devices(8)
-def test_named_sharding_is_one_device(case, axis_type):
-  """Parameters, gradients and parameter-shaped state are sharded over eight
-  devices; shardings stay as they are, so there is one trace."""
+def test_named_sharding_equals_one_device(case, axis_type):
+  """Shards parameters, gradients and parameter-shaped state over 8 devices.
+
+  The shardings do not change, so there is one trace.
+  """
   params, batches = data_parallel_problem()
   tx = case.make()
   mesh = jax.make_mesh((8,), ("model",), axis_types=(axis_type,))

@@ -1,4 +1,4 @@
-"""The tail index of a gradient's entries: against a sort, sharded, tracked."""
+"""The tail index of a gradient's entries: by a sort, sharded, and tracked."""
 
 import re
 
@@ -36,7 +36,7 @@ def test_it_is_hill_of_the_sorted_magnitudes(tail_fraction, law):
 
 
 def test_the_readings_of_the_docstring():
-  """At n = 1e6 the standard error is 1 percent; the tolerance is 4 of them."""
+  """At n = 1e6 the standard error is 1 percent; the tolerance is 4 percent."""
   for law, reads in (
     (stats.norm, 8.9),
     (stats.laplace, 5.5),
@@ -47,7 +47,7 @@ def test_the_readings_of_the_docstring():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_half_precision_is_ranked_in_its_own(dtype):
+def test_half_precision_is_ranked_in_its_own_dtype(dtype):
   x = jnp.asarray(stats.t.rvs(2, size=4000, random_state=2), dtype)
   expected = reference.hill(np.abs(np.asarray(x, np.float64)), 40)
   np.testing.assert_allclose(coordinates.hill(x), expected, rtol=1e-4)
@@ -83,11 +83,11 @@ def test_a_sharded_gradient_is_not_gathered():
     np.zeros(0),
   ],
 )
-def test_what_has_no_tail_has_no_index(x):
+def test_without_a_tail_there_is_no_index(x):
   assert np.isnan(coordinates.hill(np.float32(x)))
 
 
-def test_the_tracker_looks_every_so_often_and_keeps_the_last():
+def test_the_tracker_measures_every_k_steps_and_keeps_the_last():
   tx = htga_optax.track_coordinate_tail_index(0.1, every_k_steps=3)
   rng = np.random.default_rng(4)
   grads = rng.standard_t(2, size=(7, 500)).astype(np.float32)
@@ -136,7 +136,7 @@ def test_bad_arguments_are_named(kwargs, error, words):
 
 
 def test_gradients_and_updates_side_by_side():
-  """Two trackers in one chain are told apart by the names of the members."""
+  """The names of the members distinguish two trackers in one chain."""
   track = lambda: htga_optax.track_tail_index(16, 3, per_layer=True)
   tx = optax.named_chain(
     ("gradients", track()), ("adam", optax.adam(0.1)), ("updates", track())

@@ -1,4 +1,4 @@
-"""Curvature beside dense Hessians in float64, closed forms and matfree."""
+"""Curvature compared with dense float64 Hessians, closed forms and matfree."""
 
 import functools
 
@@ -17,7 +17,7 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(autouse=True)
 def full_precision():
-  """Products of matrices of a GPU have ten bits by default."""
+  """By default, matrix products on a GPU have only ten bits."""
   with jax.default_matmul_precision("highest"):
     yield
 
@@ -92,7 +92,7 @@ def test_products_are_those_of_the_dense_matrix():
   v = np.random.default_rng(1).standard_normal(len(dense()))
   product = matvec(unflat(v, params))
   assert product["frozen"] is None
-  # float32 against float64: the largest entry to five digits.
+  # float32 and float64 agree to five digits of the largest entry.
   expected = dense() @ v
   np.testing.assert_allclose(
     flat(product), expected, atol=1e-5 * np.abs(expected).max()
@@ -131,7 +131,7 @@ def test_hutchinson_trace():
   matrix, m = dense(), 2000
   trace, error = curvature.hutchinson_trace(matvec, params, m, key=KEY)
   off = np.sum(matrix**2) - np.sum(np.diag(matrix) ** 2)
-  # The error of a standard deviation from 2000 draws is 2 to 3 percent.
+  # A standard deviation from 2000 draws has an error of 2 to 3 percent.
   np.testing.assert_allclose(error, np.sqrt(2 * off / m), rtol=0.1)
   assert abs(trace - np.trace(matrix)) < 3 * error
 
@@ -166,7 +166,7 @@ def bowl(matrix):
 
 
 def restarted(matvec, vector, basis_size, times):
-  """Lanczos' method again and again, from where it ended."""
+  """Lanczos' method, restarted several times from its last vector."""
   zero = jnp.zeros([])
   pair, _ = lax.scan(
     lambda pair, _: (
@@ -183,7 +183,7 @@ def restarted(matvec, vector, basis_size, times):
 @pytest.mark.parametrize(
   "eigenvalues",
   [
-    [-5.0, -1.0, 0.0, 0.5, 1.0, 2.0],  # the largest in modulus is negative
+    [-5.0, -1.0, 0.0, 0.5, 1.0, 2.0],  # the largest modulus is negative
     [-3.0, -2.0, -1.5, -1.0, -0.75, -0.5],
     [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
     [2.0] * 6,
@@ -191,7 +191,7 @@ def restarted(matvec, vector, basis_size, times):
   ],
 )
 def test_top_eigenvalue_is_the_largest(eigenvalues, method):
-  """Also where there are more vectors than dimensions."""
+  """Also with more vectors than dimensions."""
   matrix = with_eigenvalues(eigenvalues)
   start = jax.random.normal(KEY, (6,))
   if method == "power iteration":
@@ -221,7 +221,7 @@ def test_estimate_is_a_lower_bound_within_its_residual(basis_size):
     )
 
 
-def test_of_a_network():
+def test_top_eigenvalue_of_a_network():
   loss, params, *_ = problem()
   top = np.linalg.eigvalsh(dense())[-1]
   start = curvature.sample_like(jax.random.normal, params, key=KEY)
@@ -235,20 +235,20 @@ def test_of_a_network():
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_power_iteration_is_that_of_two_vectors(count):
-  """Two products are a product and a second derivative along a line."""
+def test_power_iteration_equals_lanczos_with_two_vectors(count):
+  """A product and a second derivative along a line equal two products."""
   loss, params, *_ = problem()
   start = curvature.sample_like(jax.random.normal, params, key=KEY)
   value, vector = curvature.power_iteration(loss, params, start, count)
   pair = restarted(curvature.hessian(loss, params), start, 2, count)
   np.testing.assert_allclose(value, pair.value, rtol=1e-4)
   vector, expected = flat(vector), flat(pair.vector)
-  expected = expected * np.sign(vector @ expected)  # the sign is that of eigh
+  expected = expected * np.sign(vector @ expected)  # eigh chooses the sign
   np.testing.assert_allclose(vector, expected, atol=1e-4)
 
 
-def test_a_warm_start_goes_on():
-  """Five calls of one step from where the last ended are one of five."""
+def test_a_warm_start_continues():
+  """Five calls of one step each equal one call of five steps."""
   loss = bowl(with_eigenvalues(np.linspace(-2, 3, 50)))
   iterate = functools.partial(curvature.power_iteration, loss, jnp.ones(50))
   start = jax.random.normal(KEY, (50,))
@@ -259,7 +259,7 @@ def test_a_warm_start_goes_on():
   np.testing.assert_allclose(value, once, rtol=1e-5)
 
 
-def test_lanczos_beside_matfree():
+def test_lanczos_agrees_with_matfree():
   decomp = pytest.importorskip("matfree.decomp", reason="of the dev extra")
   matrix = with_eigenvalues(np.linspace(-2, 3, 50) ** 3)
   start = jax.random.normal(KEY, (50,))
@@ -276,7 +276,7 @@ def test_lanczos_beside_matfree():
   np.testing.assert_allclose(np.diag(t), ours.diagonal, atol=1e-4)
 
 
-def test_traces_beside_matfree():
+def test_traces_agree_with_matfree():
   stochtrace = pytest.importorskip("matfree.stochtrace", reason="of dev")
   matrix = with_eigenvalues(np.linspace(0, 1, 50))
   estimate = stochtrace.estimator_monte_carlo_mean_and_sem(
@@ -304,10 +304,10 @@ def test_edges_of_the_top_eigenvalue(method):
   square = lambda w: jnp.sum(w**2)
   one, _ = top(lambda p: -1.5 * p["w"] ** 2, {"w": jnp.ones([])})
   np.testing.assert_allclose(one, -3.0, rtol=1e-6)
-  flat, vector = top(lambda w: 0 * square(w), jnp.ones(5))  # a plateau
+  flat, vector = top(lambda w: 0 * square(w), jnp.ones(5))  # a flat loss
   assert flat == 0
   np.testing.assert_allclose(np.linalg.norm(vector), 1.0, rtol=1e-6)
-  nothing, vector = top(square, jnp.ones(5), jnp.zeros(5))  # no start
+  nothing, vector = top(square, jnp.ones(5), jnp.zeros(5))  # start: zeros
   assert nothing == 0 and not np.any(vector)
   assert top(lambda p: jnp.float32(3.0), {})[0] == 0  # no parameters
   assert np.isnan(top(lambda w: jnp.nan * square(w), jnp.ones(5))[0])
@@ -317,7 +317,7 @@ def test_edges_of_the_top_eigenvalue(method):
 
 
 def test_expected_sharpness_of_a_bowl():
-  """L(nu) = nu'Hnu/2: mean delta^2 tr H/2, variance delta^4 ||H||^2/2."""
+  """L(nu) = nu'Hnu/2 has mean delta^2 tr H/2 and variance delta^4 ||H||^2/2."""
   h = np.linspace(0, 2, 300)
   loss = lambda w: jnp.sum(jnp.asarray(h, jnp.float32) * w**2) / 2
   value, error = curvature.expected_sharpness(
@@ -357,7 +357,7 @@ def test_sam_sharpness():
 
 
 def sharpnesses(params, x, y, axis_name=None):
-  """All that average a loss over devices."""
+  """All functions that average a loss over devices."""
   loss, *_ = problem()
   mean = functools.partial(loss, x=x, y=y)
   start = jax.tree.map(jnp.ones_like, params)
@@ -382,7 +382,7 @@ def close(actual, expected):
   )
 
 
-@pytest.mark.slow  # by the same average as under shard_map
+@pytest.mark.slow  # shard_map takes the same average
 @pytest.mark.devices(8)
 def test_pmap_averages_the_loss():
   _, params, x, y = problem()
@@ -413,7 +413,7 @@ def test_shard_map_averages_the_loss():
 
 
 @pytest.mark.devices(8)
-def test_sharded_arrays_need_nothing():
+def test_sharded_arrays_need_no_arguments():
   _, params, x, y = problem()
   mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
   shard = NamedSharding(mesh, P("data"))
@@ -428,8 +428,10 @@ def test_sharded_arrays_need_nothing():
 
 @pytest.mark.parametrize("basis_size", [None, 4])
 def test_memory(basis_size):
-  """Power iteration keeps two vectors; Lanczos' method keeps m, and works on
-  three. The activations of this network are small beside its parameters."""
+  """Power iteration keeps two vectors; Lanczos' method keeps m + 3.
+
+  The activations of this network are smaller than its parameters.
+  """
   params = {"a": jnp.ones([512, 512]), "b": jnp.ones([512, 512])}
   x = jnp.ones([2, 512])
   loss = lambda p: jnp.sum(jnp.tanh(x @ p["a"]) @ p["b"])
@@ -448,7 +450,7 @@ def test_memory(basis_size):
 
 
 def test_products_share_one_linearisation():
-  """A product in a loop computes nothing of the loss itself again."""
+  """A product in a loop does not evaluate the loss again."""
   traced = []
 
   def loss(w):

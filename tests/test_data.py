@@ -1,4 +1,4 @@
-"""Text as the examples load it, and what they say when they cannot."""
+"""How the examples load text, and their errors."""
 
 import gzip
 import pathlib
@@ -33,7 +33,7 @@ def test_windows_of_characters(data, tmp_path):
   text = text.replace("\r", "")
   assert dataset.name == "abc" and dataset.vocabulary == ("\n", "a", "b", "c")
   assert dataset.classes == 4
-  # 63 of 70 characters, and 62 of them have a next one: 15 windows of 4.
+  # 63 of 70 characters are for training. 62 have a successor: 15 windows of 4.
   assert dataset.x_train.shape == dataset.y_train.shape == (15, 4)
   assert dataset.x_train.dtype == dataset.y_train.dtype == np.int32
   assert "".join(symbols(dataset, dataset.x_train)) == text[:60]
@@ -42,7 +42,7 @@ def test_windows_of_characters(data, tmp_path):
   assert "".join(symbols(dataset, dataset.y_test)) == text[64:68]
 
 
-def test_characters_of_the_test_alone_are_one_more_class(data, tmp_path):
+def test_characters_only_in_the_test_text_are_one_class(data, tmp_path):
   path = tmp_path / "new.txt"
   path.write_text("ab" * 45 + "abcdabcdab", encoding="utf-8")
   dataset = data.load(str(path), length=9)
@@ -68,12 +68,12 @@ def test_words_are_read_from_the_folder_of_the_user(data, tmp_path, packed):
   words = "the cat saw <unk> <eos> the dog saw the cat"
   assert " ".join(symbols(dataset, dataset.x_train)) == words[:-4]
   assert " ".join(symbols(dataset, dataset.y_train)) == words[4:]
-  # A mouse is not known; <eos> ends a line.
+  # "mouse" is not in the vocabulary; <eos> ends a line.
   ends = ["<unk>", "saw", "<eos>", "the", "<unk>", "<eos>"]
   assert symbols(dataset, dataset.y_test) == ends
 
 
-def test_what_is_wrong_with_a_text_is_a_sentence(data, tmp_path):
+def test_bad_texts_give_one_sentence(data, tmp_path):
   path = tmp_path / "bad.txt"
 
   def said(name=str(path), *args, load=data.load, **kwargs):
@@ -122,7 +122,7 @@ def test_penn_treebank(data):
   if not folder.exists():
     pytest.skip("no raw files beside the repository")
   dataset = data.load("ptb", str(folder), length=35)
-  assert dataset.classes == 10_000  # as published, with the end of line
+  assert dataset.classes == 10_000  # the published number, with the end of line
   assert dataset.x_train.shape == (929_588 // 35, 35)
   assert dataset.x_test.shape == (82_429 // 35, 35)
   start = "<eos> mr. <unk> is chairman of <unk> n.v. the dutch publishing group"
@@ -131,9 +131,9 @@ def test_penn_treebank(data):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of TensorFlow and TFDS
+@pytest.mark.filterwarnings("ignore")  # TensorFlow and TFDS warn
 def test_tiny_shakespeare(data, tmp_path):
-  """The official builder; once prepared, it is read without TensorFlow."""
+  """The official builder; reading prepared data needs no TensorFlow."""
   pytest.importorskip("tensorflow_datasets")
   if not (SHARED / "seed_tfds.py").exists():
     pytest.skip("no raw files beside the repository")

@@ -1,4 +1,4 @@
-"""What `diagnostics.explain` says of a state."""
+"""The sentences of `diagnostics.explain`."""
 
 from flax import nnx
 import flax.serialization
@@ -21,7 +21,7 @@ def tracked(
   nonfinite_count=0,
   inflation=1.0,
 ):
-  """The state of a tracker that has read this."""
+  """The state of a tracker with these readings."""
   state = htga_optax.track_tail_index(8, 2).init(jnp.zeros(2))
   found = state.estimator_state
   numbers = found.numbers.at[4].set(inflation)
@@ -87,7 +87,7 @@ def test_a_rejection_has_its_reason(statistics, reason):
   assert trust in said and reason in said and "not rejected" not in said
 
 
-def test_dependence_and_what_was_not_finite_are_said():
+def test_dependence_and_nonfinite_norms_are_stated():
   said = diagnostics.explain(tracked(inflation=3.24, nonfinite_count=2))
   assert said.endswith(
     "The norms depend on those before, so that 3.2 of them tell as much as one."
@@ -141,7 +141,7 @@ def test_a_window_of_few_norms_is_explained_without_a_warning():
 
 
 def test_a_lighter_law_that_fits_as_well_is_named():
-  """By the likelihoods of scipy, of the 25 largest over the one below."""
+  """By scipy's likelihoods of the 25 largest values over the next one."""
   lighter = "do not reject an exponential tail either"
   tx = htga_optax.track_tail_index(256, 25)
   for law in (stats.expon(), stats.halfnorm(), stats.pareto(0.5)):
@@ -164,7 +164,7 @@ def test_a_lighter_law_that_fits_as_well_is_named():
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
-def test_a_restored_state_says_the_same(per_layer):
+def test_a_restored_state_gives_the_same_text(per_layer):
   grads = {"w": jnp.ones(2), "v": jnp.ones(3)}
   tx = htga_optax.scale_by_htga(32, 4, per_layer=per_layer)
   state = run(tx, grads)
@@ -208,7 +208,7 @@ TX = htga_optax.htga(0.1, window_size=8, k=2)
 
 
 def test_an_ensemble_is_a_line_a_member():
-  """Two members, whose intervals have as many ends as there are members."""
+  """Two members: the shape of the intervals is [2, 2]."""
   w = jnp.ones(1)
   states = [run_of(TX, norms, w) for norms in NORMS]
   for count in (2, 3):

@@ -16,18 +16,22 @@ from htga_optax.estimators._samples import in_range
 
 @pytest.mark.parametrize("n, k", [(2, 1), (17, 16), (256, 16), (4096, 256)])
 @pytest.mark.parametrize("alpha", [0.5, 1.5, 4.0])
-def test_hill_is_the_formula(n, k, alpha):
+def test_hill_equals_the_formula(n, k, alpha):
   x = stats.pareto.rvs(alpha, size=n, random_state=n).astype(np.float32)
-  # float32 logarithms of ratios near 1: 1e-7 against a mean of 1/alpha.
+  # float32 logarithms of ratios near 1 have errors of 1e-7; their mean is
+  # 1/alpha.
   np.testing.assert_allclose(
     estimators.hill(x, k), reference.hill(x, k), rtol=2e-5
   )
 
 
 def test_hill_on_pareto_has_the_moments_of_theory():
-  """Mean k a/(k-1) and variance of an inverse Gamma, 4000 replications: the
-  standard error of the mean is 1.6 % / sqrt(25) / sqrt(4000) = 0.3 %; 4 of
-  them allowed. The variance has 5 times that, 10 % allowed."""
+  """The mean is k a/(k-1), and the variance that of an inverse Gamma law.
+
+  With 4000 replications the standard error of the mean is
+  1.6 % / sqrt(25) / sqrt(4000) = 0.3 %, and that of the variance five times as
+  much. The tolerances are four standard errors, and 10 %.
+  """
   alpha, k = 1.5, 25
   x = stats.pareto.rvs(alpha, size=(4000, 256), random_state=0)
   estimates = np.asarray(jax.vmap(lambda x: estimators.hill(x, k))(x))
@@ -42,9 +46,12 @@ def coverage(x, alpha, k=25):
   return np.mean((low < alpha) & (alpha < high))
 
 
-def test_interval_covers_where_it_says_and_not_elsewhere():
-  """2000 replications: a standard error of 0.5 % at 95 % and 1.1 % at 63 %;
-  four of them allowed. The last two are why a reading is no proof."""
+def test_interval_covers_independent_power_laws_only():
+  """The tolerance is four standard errors.
+
+  With 2000 replications the standard error is 0.5 % at 95 % and 1.1 % at 63 %.
+  The last two laws show why a reading is no proof.
+  """
   shape = (2000, 256)
   iid = stats.pareto.rvs(1.5, size=shape, random_state=0)
   assert abs(coverage(iid, 1.5) - 0.95) < 0.02
@@ -63,14 +70,14 @@ def test_interval_covers_where_it_says_and_not_elsewhere():
 def test_interval_is_that_of_the_gamma_law(k):
   exact = stats.gamma.ppf([0.025, 0.975], k) / k
   got = estimators.hill_interval(1.0, k)
-  # At k = 1 the lower end is half of what it should be.
+  # At k = 1 the lower end is half of the exact one.
   np.testing.assert_allclose(got, exact, rtol=0.5 if k == 1 else 0.01)
   np.testing.assert_allclose(got, reference.hill_interval(1.0, k), rtol=1e-5)
   assert np.all(np.asarray(got) > 0)
 
 
 def test_known_traps_of_hill():
-  """What the docstring says of laws that are no power law."""
+  """The values in the docstring for laws that are no power law."""
   t3 = np.abs(stats.t.rvs(3, size=(2000, 256), random_state=0))
   hills = np.asarray(jax.vmap(lambda x: estimators.hill(x, 25))(t3))
   assert abs(hills.mean() - 2.53) < 4 * hills.std() / np.sqrt(2000)
@@ -135,7 +142,7 @@ STABLE = ("log_moment", "block_log_moment", "characteristic_function")
 
 
 def arguments(name, k):
-  """A size for those that take one: blocks of eight, else k."""
+  """The size argument: 8 for blocks, k for tail estimators, or none."""
   if name in TAIL:
     return (k,)
   return (8,) if name == "block_log_moment" else ()
@@ -163,14 +170,14 @@ def stable_sample(alpha, shape):
 
 @pytest.mark.parametrize("name", TAIL[1:])
 @pytest.mark.parametrize("n, k", [(40, 9), (256, 16), (2048, 200)])
-def test_tail_estimators_are_the_formula(name, n, k):
+def test_tail_estimators_equal_the_formula(name, n, k):
   laws = [stats.pareto(a) for a in (0.5, 1.5, 4.0)]
   laws += [stats.t(3), stats.uniform(1, 2), stats.chi(1000)]
   x = np.abs([law.rvs(size=n, random_state=k) for law in laws])
   x = x.astype(np.float32)
   twins = [getattr(reference, name)(row, k) for row in x]
-  # xi = 0 is nothing special, so xi is compared: float32 excesses of 1e-2
-  # (the chi law's) are good to 1e-5, and xi divides by their spread.
+  # xi is compared, since 1/xi diverges at xi = 0. In float32, excesses of 1e-2
+  # (those of the chi law) are accurate to 1e-5, and xi divides by their spread.
   np.testing.assert_allclose(
     1 / read(name, x, k), 1 / np.array(twins), rtol=1e-4, atol=1e-4
   )
@@ -178,7 +185,7 @@ def test_tail_estimators_are_the_formula(name, n, k):
 
 @pytest.mark.parametrize("name", STABLE)
 @pytest.mark.parametrize("n", [43, 256, 2048])
-def test_stable_estimators_are_the_formula(name, n):
+def test_stable_estimators_equal_the_formula(name, n):
   laws = [stats.levy_stable(a, 0) for a in (0.5, 1.5, 2.0)]
   laws += [stats.t(3), stats.laplace(), stats.uniform(-1, 2)]
   x = np.array([law.rvs(size=n, random_state=n) for law in laws])
@@ -192,9 +199,12 @@ def test_stable_estimators_are_the_formula(name, n):
 
 @pytest.mark.parametrize("xi", [-0.4, 0.0, 0.5, 1.5, 3.0])
 def test_generalized_pareto_fit_finds_shape_and_scale(xi):
-  """1000 replications of k = 200. The error of the mean is 4 % of the standard
-  error (1 + xi)/sqrt(k); the rest of the 20 % is bias of order 1/k. So is that
-  of sigma, which grows with xi: 7 % at 3."""
+  """1000 replications of k = 200.
+
+  The error of the mean is 4 % of the standard error (1 + xi)/sqrt(k). The rest
+  of the 20 % is bias of order 1/k. The bias of sigma has the same order and
+  grows with xi: 7 % at xi = 3.
+  """
   y = stats.genpareto.rvs(xi, scale=2.0, size=(1000, 200), random_state=0)
   y = y.astype(np.float32)
   fits = np.array(over_rows("generalized_pareto_fit")(y))
@@ -209,17 +219,20 @@ def test_generalized_pareto_fit_finds_shape_and_scale(xi):
 @pytest.mark.parametrize("n, k", [(256, 25), (1000, 250)])
 @pytest.mark.parametrize("name", TAIL)
 def test_tail_estimators_have_their_standard_error(name, n, k):
-  """Pareto(1.5) has no bias but the estimator's own, of order 1/k (2.5/k
-  allowed). 4000 replications give the standard deviation within 1.1 %; 6 %
-  allowed. It is compared in xi, where the theory is: 1/xi is close to linear
-  at k = 250 only, and there its standard deviation is up to a fifth larger."""
+  """Bias and standard deviation in xi, on Pareto(1.5).
+
+  The only bias there is that of the estimator, of order 1/k; 2.5/k is allowed.
+  4000 replications give the standard deviation within 1.1 %; 6 % is allowed.
+  The theory holds for xi: 1/xi is close to linear only at k = 250, and there
+  its standard deviation is up to a fifth larger.
+  """
   if name == "pickands" and n < 1000:
-    k = 64  # n/4: in a Pareto sample every depth is as good
+    k = 64  # n/4: on a Pareto sample, the choice of k causes no bias
   x = stats.pareto.rvs(1.5, size=(4000, n), random_state=0)
   estimates = read(name, x, k)
   xi = 1 / estimates
   error = standard_error(name, 1.5, k)
-  if name != "moment" or k > 100:  # else a fortieth are clipped at 0
+  if name != "moment" or k > 100:  # for smaller k, 1 in 40 is clipped at 0
     np.testing.assert_allclose(xi.std(), error / 1.5**2, rtol=0.06)
   assert abs(xi.mean() - 1 / 1.5) < 2.5 / k + 4 * xi.std() / math.sqrt(4000)
   if k == 250:
@@ -230,9 +243,12 @@ def test_tail_estimators_have_their_standard_error(name, n, k):
 @pytest.mark.parametrize("alpha", [0.5, 1.5, 3.0])
 @pytest.mark.parametrize("name", TAIL)
 def test_tail_standard_errors_hold_within_ten_percent(name, alpha):
-  """On Pareto samples of 2048, k = 500, in xi, and in alpha where the error is
-  at most an eighth of it. 4000 replications give each within 1.1 %; four of
-  them leave 5 % for what is of order 1/k."""
+  """On Pareto samples of 2048 with k = 500.
+
+  The errors are compared in xi, and also in alpha if the error is at most an
+  eighth of alpha. 4000 replications give each within 1.1 %. The tolerance is
+  four times that, and 5 % for terms of order 1/k.
+  """
   x = stats.pareto.rvs(alpha, size=(4000, 2048), random_state=1)
   estimates = read(name, x, 500)
   error = standard_error(name, alpha, 500)
@@ -243,9 +259,12 @@ def test_tail_standard_errors_hold_within_ten_percent(name, alpha):
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 1.95])
 def test_stable_estimators_have_their_standard_error(alpha):
-  """2000 replications give a standard deviation within 1.6 % and a mean within
-  2.2 % of one; four of them allowed, and the bias of 1/alpha, of order 1/n.
-  The block estimator's is exact."""
+  """2000 replications; the tolerance is four times their error.
+
+  They give the standard deviation within 1.6 %, and the mean within 2.2 % of
+  the standard deviation. The tolerance of the mean includes the bias of
+  1/alpha, of order 1/n. The standard error of the block estimator is exact.
+  """
   x = stable_sample(alpha, (2000, 1024))
   for name, *sizes in (
     ("log_moment",),
@@ -264,8 +283,11 @@ def test_stable_estimators_have_their_standard_error(alpha):
 
 @pytest.mark.parametrize("block_size", [2, 8, 64, 4096])
 def test_block_standard_error_is_a_variance_less_a_covariance(block_size):
-  """At 2 the covariance of log|X| and log|Y| is that of two normals; at 1 with
-  K = 2 it is half the variance; elsewhere it is SciPy's integral."""
+  """The covariance of log|X| and log|Y| in closed form and by integration.
+
+  At alpha = 2 it is that of two normals. At alpha = 1 with K = 2 it is half the
+  variance. Elsewhere SciPy integrates.
+  """
   K = block_size
   alphas = np.array([0.3, 0.5, 1.0, 1.5, 1.95, 2.0])
   v = np.pi**2 * (1 / 12 + 1 / (6 * alphas**2))
@@ -295,7 +317,7 @@ def test_block_standard_error_is_a_variance_less_a_covariance(block_size):
 
 
 def test_standard_errors_at_one():
-  """Where the formulas are short; any shape, float32."""
+  """At 1 the formulas are short. Any shape works; results are float32."""
   for name, value in (
     ("hill", 1.0),
     ("pickands", 3 / (2 * math.log(2))),
@@ -313,7 +335,7 @@ def test_standard_errors_at_one():
 
 
 def test_characteristic_function_is_the_least_noisy_and_clipped_at_two():
-  """What the docstring says: a half and a quarter, here within a fifth."""
+  """The ratios in the docstring, a half and a quarter, within a fifth."""
   for alpha, share in ((1.5, 0.5), (1.8, 0.25)):
     cf = standard_error("characteristic_function", alpha, 1024)
     for name in STABLE[:2]:
@@ -327,7 +349,7 @@ def test_characteristic_function_is_the_least_noisy_and_clipped_at_two():
 
 
 def test_best_block_is_near_eight():
-  """600 replications: each standard deviation within 3 %, the ratio 4 %."""
+  """600 replications give standard deviations within 3 %, ratios within 4 %."""
   x = stable_sample(1.5, (600, 4096))
   spread = {K: read("block_log_moment", x, K).std() for K in (2, 8, 64)}
   assert spread[2] > 1.2 * spread[8]
@@ -346,7 +368,10 @@ def test_best_block_is_near_eight():
   ],
 )
 def test_stable_estimators_are_no_test_of_heaviness(law, name, reads):
-  """Laws that are not stable read below 2; 300 replications, 4 errors."""
+  """The estimates of laws that are not stable are below 2.
+
+  300 replications; the tolerance is four standard errors.
+  """
   x = law.rvs(size=(300, 4096), random_state=0)
   blocks = [(2,), (8,), (64,)] if name == "block_log_moment" else [()]
   for sizes, value in zip(blocks, reads):
@@ -382,9 +407,12 @@ T3 = stats.t(3)
 def test_tail_estimators_off_the_pareto_law(
   name, t3, stable, t3_inf, stable_inf
 ):
-  """Medians over 400 samples of 4096, k = 200; what is unknown of a median is
-  1.25 standard deviations of xi over sqrt(400), four of them allowed. A share
-  of 0.34 is known within 2.4 %."""
+  """Medians over 400 samples of 4096, with k = 200.
+
+  The standard error of a median is 1.25 standard deviations of xi over
+  sqrt(400); the tolerance is four standard errors. A share of 0.34 is known
+  within 2.4 %.
+  """
   for x, median, light in (
     (T3.rvs(size=(400, 4096), random_state=0), t3, t3_inf),
     (stable_sample(1.8, (400, 4096)), stable, stable_inf),
@@ -397,7 +425,7 @@ def test_tail_estimators_off_the_pareto_law(
 
 
 def test_short_samples_often_read_inf():
-  """2000 samples of 256, k = 25: a share of 19 % is known within 0.9 %."""
+  """2000 samples of 256, k = 25: a share of 19 % has an error of 0.9 %."""
   t3 = np.abs(T3.rvs(size=(2000, 256), random_state=0))
   pareto = stats.pareto.rvs(1.5, size=(2000, 256), random_state=0)
   for name, share, median in (
@@ -409,7 +437,7 @@ def test_short_samples_often_read_inf():
 
 
 @pytest.mark.parametrize("name", TAIL[1:])
-def test_light_tails_are_infinitely_light(name):
+def test_light_tails_read_inf(name):
   x = stats.uniform.rvs(size=(50, 1024), random_state=0) + 1
   assert np.mean(np.isinf(read(name, x, 100))) > 0.95
 
@@ -426,7 +454,7 @@ def test_location_and_scale_do_not_matter(name):
 
 
 def degenerate_samples():
-  """32 values each that say nothing, and who reads them all the same."""
+  """Samples of 32 values, and the estimators that still give an estimate."""
   x = stats.pareto.rvs(1.5, size=32, random_state=0)
   sign = np.where(np.arange(32) % 2, 1.0, -1.0)
   few = (np.arange(32) == 5) * 1.0
@@ -459,12 +487,12 @@ def test_no_sample_breaks_an_estimator(name):
   for case, value, slope in zip(cases, values, slopes):
     known = name in cases[case][1]
     assert np.isnan(value) != known, (case, value)
-    if case != "small":  # 1e30 and more, by the chain rule
+    if case != "small":  # gradients are above 1e30 by the chain rule
       assert np.all(np.isfinite(slope)), (case, slope)
 
 
 def test_equal_values_above_the_threshold():
-  """The moment estimator calls a cap infinitely light; Hill does not."""
+  """The moment estimator reads inf for a capped sample; Hill's does not."""
   x = jnp.asarray([4.0] * 8 + [2.0] * 8)
   value, slope = jax.value_and_grad(lambda x: estimators.moment(x, 8))(x)
   assert np.isinf(value) and np.all(np.isfinite(slope))
@@ -475,7 +503,7 @@ def test_equal_values_above_the_threshold():
 @pytest.mark.parametrize(
   "y", [[-1.0, 1, 2, 3, 4, 5], [0.0] * 6, [1, 2, 3, 4, 5, np.inf]]
 )
-def test_fits_of_what_is_no_excess_are_nan(y):
+def test_fits_of_values_that_are_no_excesses_are_nan(y):
   def both(y):
     return sum(estimators.generalized_pareto_fit(y))
 
@@ -487,8 +515,8 @@ def test_fits_of_what_is_no_excess_are_nan(y):
 
 
 @pytest.mark.parametrize("name", TAIL[1:] + STABLE)
-def test_they_have_the_gradient_of_the_formula(name):
-  """Along one direction, against differences of the float64 twin."""
+def test_gradients_equal_those_of_the_formula(name):
+  """Along one direction, it agrees with differences of the float64 twin."""
   x = stats.levy_stable.rvs(1.2, 0, size=80, random_state=3)
   x = (np.abs(x) if name in TAIL else x).astype(np.float32).astype(float)
   sizes = arguments(name, 16)
@@ -503,8 +531,10 @@ def test_they_have_the_gradient_of_the_formula(name):
 
 @pytest.mark.cpu
 def test_no_tail_estimator_sorts_the_sample():
-  """XLA may turn top_k and a slice into a sort of all of it, many times slower;
-  the quartiles take one sort, not two."""
+  """No full sort of the sample, except one for the quartiles.
+
+  XLA may compile top_k and a slice to a full sort, which is many times slower.
+  """
   x = jnp.ones([3, 4096])
 
   def sorts(transform, name):
@@ -579,7 +609,7 @@ OF_SCALE = {
 
 @pytest.mark.parametrize("name", OF_A_SAMPLE | OF_SCALE)
 def test_samples_on_the_host(name):
-  """The mask counts, complex values are refused, the scale does not matter."""
+  """The mask is applied, complex values are refused, any scale works."""
   of = (OF_A_SAMPLE | OF_SCALE)[name]
   x = np.random.default_rng(0).pareto(1.5, 160) + 1
   expected = of(x)

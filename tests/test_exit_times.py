@@ -2,15 +2,16 @@ r"""How long stable noise takes to leave a basin, against the theory.
 
     dX = -X dt + eps dL^alpha,    out of (-a, b)
 
-with E exp(i u L_1) = exp(-|u|^alpha). As eps -> 0 it leaves in one jump, after
-a time that is exponentially distributed and knows the basin's width only,
+with E exp(i u L_1) = exp(-|u|^alpha). As eps -> 0, X leaves in one jump. The
+time until then is exponentially distributed and depends only on the width of
+the basin,
 
     E tau = alpha/(c eps^alpha (a^-alpha + b^-alpha)),
     c = Gamma(1 + alpha) sin(pi alpha/2)/pi,
 
 where c x^-alpha/alpha is the rate of jumps of L beyond x (Imkeller and
-Pavlyukevich 2006; from memory). The Gaussian's is exponential in the height of
-the barrier.
+Pavlyukevich 2006; from memory). For Gaussian noise the time is exponential in
+the height of the barrier.
 """
 
 import functools
@@ -26,7 +27,7 @@ from htga_optax import add_stable_noise
 
 DT = 0.01
 CHAINS = 2000
-EXITS = 4000  # about as many: the mean has a standard error of 1.6 %
+EXITS = 4000  # approximately; the mean has a standard error of 1.6 %
 
 
 def theory(alpha, eps, a, b):
@@ -36,7 +37,7 @@ def theory(alpha, eps, a, b):
 
 @functools.partial(jax.jit, static_argnames="steps")
 def count_exits(alpha, eps, a, b, steps):
-  """A chain that is out begins again at 0, so that none waits for another."""
+  """A chain that leaves restarts at 0, so no chain waits for another."""
   tx = optax.chain(
     optax.sgd(DT), add_stable_noise(alpha, eps, key=0, learning_rate=DT)
   )
@@ -56,8 +57,8 @@ def count_exits(alpha, eps, a, b, steps):
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
-# At eps = 0.1 the limit is not reached: times are up to 6 % too short, whatever
-# the seed, and at 0.05 up to 4 %. Ten per cent leaves 2.3 standard errors.
+# The limit is not reached: for every seed, times are up to 6 % too short at eps
+# = 0.1, and up to 4 % at 0.05. A tolerance of 10 % leaves 2.3 standard errors.
 @pytest.mark.parametrize(
   "alpha, eps, a, b",
   [
@@ -80,5 +81,5 @@ def test_mean_exit_times(alpha, eps, a, b):
 
 
 def test_gaussian_noise_of_the_same_scale_stays():
-  """Its time is of the order of exp(1/(2 eps^2)) = exp(50)."""
+  """The exit time is of the order of exp(1/(2 eps^2)) = exp(50)."""
   assert int(count_exits(2.0, 0.1, 1.0, 1.0, 1000)) == 0

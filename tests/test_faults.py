@@ -1,4 +1,4 @@
-"""Runs in which steps go wrong, and runs that are long."""
+"""Runs with bad gradients, and long runs."""
 
 import functools
 import gc
@@ -37,8 +37,10 @@ def is_finite(tree):
 
 
 def faults_of(steps, quiet_from, seed=0):
-  """What is added to the gradients: in 1 percent of the steps not 0, after the
-  first hundred and up to `quiet_from`."""
+  """Values to add to the gradients: nan, inf or 1e30 in 1 percent of the steps.
+
+  They are 0 in the first hundred steps and from `quiet_from` on.
+  """
   rng = np.random.default_rng(seed)
   kinds = np.float32([np.nan, np.inf, -np.inf, 1e30, -1e30])
   faults = np.where(rng.random(steps) < 0.01, rng.choice(kinds, steps), 0)
@@ -47,7 +49,7 @@ def faults_of(steps, quiet_from, seed=0):
 
 
 def run_with(tx):
-  """A jitted run under faults [steps]: what is left of it, and its course."""
+  """A jitted run with faults [steps]: its end, and its values in each step."""
 
   def step(carry, at):
     params, state, finite = carry
@@ -76,7 +78,7 @@ def run_with(tx):
 
 
 def runs_of():
-  """1e5 steps are slow, and so is what is much like another."""
+  """The runs; those of 1e5 steps, or similar to another run, are slow tests."""
   for steps in (6000, 100_000):
     for name in runs.OPTIMIZERS:
       for guard in ("bare", "clipped"):
@@ -87,14 +89,15 @@ def runs_of():
 
 
 @pytest.mark.parametrize("name, guard, steps", runs_of())
-def test_a_run_gets_over_its_faults(name, guard, steps):
-  """Parameters and state are finite after every step. Two thousand steps after
-  the last fault the run is where one without faults is: the tail index is that
-  of the window, and so are the parameters, where no noise is drawn that depends
-  on how many steps were taken.
+def test_a_run_recovers_from_faults(name, guard, steps):
+  """Parameters and state are finite after every step.
 
-  Bare, a gradient of 1e30 is a step like any other. That the parameters come
-  back from it is due to the model, which is linear.
+  Two thousand steps after the last fault, the run agrees with one without
+  faults: the tail index is that of the window. The parameters agree too, if
+  there is no noise that depends on the number of steps.
+
+  Without a clip, a gradient of 1e30 is an ordinary step. The parameters recover
+  from it only because the model is linear.
   """
   clipped = guard == "clipped"
   tx = runs.OPTIMIZERS[name]()
@@ -106,15 +109,15 @@ def test_a_run_gets_over_its_faults(name, guard, steps):
   (wanted, _, _), (usual_excess, usual_norms) = run(np.zeros_like(faults))
   assert finite
 
-  # Medians, since single steps of the noisy ones are far away.
+  # Medians, since single steps of runs with noise are far off.
   level, usual = np.median(excess[-1000:]), np.median(usual_excess[-1000:])
   assert level < 1e-3 and 0.5 < level / usual < 2
-  if clipped:  # a fault is a step of some lengths at most: 8.4 at the start
+  if clipped:  # a fault is at most as long as a few steps; 8.4 at the start
     assert np.max(excess[200:]) < max(0.05, 2 * np.max(usual_excess[200:]))
 
   if name in runs.WITH_A_WINDOW:
     last = np.float64(norms[-runs.WINDOW_SIZE :])
-    # Of a step that is dropped, it is the norm before that stays.
+    # After a dropped step, the reading keeps the norm before it.
     seen = norms if clipped else norms[np.isfinite(faults)]
     ratios = reference.over_level(seen)[-runs.WINDOW_SIZE :]
     np.testing.assert_allclose(
@@ -135,8 +138,10 @@ STEPS, BLOCK, DECAY = 100_000, 1000, 0.99
 
 
 def stream():
-  """Pareto norms in steps of 1/8, so with many that are equal, and among them
-  zeros, runs of one value, and numbers that are none."""
+  """Pareto norms rounded to 1/8, with many ties.
+
+  Among them are zeros, runs of one value, nan and inf.
+  """
   rng = np.random.default_rng(0)
   x = np.ceil(8 * (rng.pareto(1.5, STEPS) + 1)) / 8
   x[rng.random(STEPS) < 0.01] = 0
@@ -148,11 +153,12 @@ def stream():
 
 @functools.cache
 def soaked():
-  """What every statistic over time has become, by one scan of the stream.
+  """Every statistic over time, by one scan of the stream.
 
   Returns:
     The stream, the windows at the end of every block, the last states by name,
-    and the course of what the averages are measured against, by name.
+    and, by name and step, the references of the averages (threshold, location
+    and scale).
   """
   hill = streaming.windowed_hill(32, 4)
   averages = {
@@ -202,7 +208,7 @@ def soaked():
 
 
 def test_the_window_never_drifts():
-  """To the last bit, at a hundred moments in 1e5 steps."""
+  """Windows agree to the last bit at a hundred points of 1e5 steps."""
   x, windows, *_ = soaked()
   for window in jax.device_get(windows):
     size = window.ascending.shape[1]
@@ -213,13 +219,16 @@ def test_the_window_never_drifts():
       assert window.ascending[i].tobytes() == np.sort(last).tobytes()
 
 
-def test_what_the_window_says_never_drifts():
-  """The misfit fades with the memory of 16k exceedances: all is as if the run
-  had begun 4000 values ago, to the rounding of the series' correlations."""
+def test_the_estimate_of_the_window_never_drifts():
+  """The state equals that of a run that starts 4000 values before the end.
+
+  The misfit has a memory of 16k exceedances. The two agree up to rounding in
+  the correlations of the series.
+  """
   x, _, state, _ = soaked()
   hill = streaming.windowed_hill(32, 4)
   values = x[np.isfinite(x)]
-  start = (len(values) - 4000) // 4 * 4  # the order is looked at every 4 values
+  start = (len(values) - 4000) // 4 * 4  # the series is examined every 4 values
   step = lambda state, x: (hill.update(state, x), None)
   late, _ = jax.jit(functools.partial(lax.scan, step))(
     hill.init(), values[start:]
@@ -231,8 +240,11 @@ def test_what_the_window_says_never_drifts():
 
 
 def test_averages_never_drift():
-  """From float64, all at once. An average in float32 is off by a rounding, of
-  2^-24, for each of the last 1/(1 - d) = 100 steps: 6e-6 of its size."""
+  """The averages agree with float64 sums over the whole stream.
+
+  A float32 average has a rounding error of 2^-24 for each of the last
+  1/(1 - d) = 100 steps: 6e-6 of its size.
+  """
   x, _, state, course = soaked()
   d = float(np.float32(DECAY))
   x, heard = np.float64(x), np.isfinite(x)
@@ -271,7 +283,7 @@ def test_averages_never_drift():
 
   away = x - np.float64(course["location"])
   heard &= away != 0
-  heard[0] = False  # it begins at the first value
+  heard[0] = False  # it starts at the first value
   z = away[heard] / np.exp(np.float64(course["log_scale"]))[heard]
   phases = state["characteristic_function"]
   close(phases.log_scale, average(np.log(np.abs(away[heard]))))
@@ -281,8 +293,10 @@ def test_averages_never_drift():
 
 
 def test_memory_does_not_grow_with_the_steps():
-  """What a scan of 1e5 training steps needs, it needs for 1e3. (It carries the
-  state, whose size is fixed; this says that nothing else is kept.)"""
+  """A scan of 1e5 training steps needs no more memory than one of 1e3.
+
+  The scan carries the state, whose size is fixed, and keeps nothing else.
+  """
   tx = runs.OPTIMIZERS["htga"]()
 
   def step(carry, _):
@@ -312,7 +326,7 @@ def test_a_loop_of_steps_leaves_no_buffers_behind():
   updates, state = step(grads, tx.init(params))
 
   def live():
-    gc.collect()  # what came before
+    gc.collect()  # buffers of earlier tests
     return sum(x.nbytes for x in jax.live_arrays())
 
   before = live()
@@ -337,7 +351,7 @@ COUNTED = [
 
 @pytest.mark.parametrize("case", COUNTED, ids=lambda case: case.name)
 def test_counters_stop_at_the_largest_number(case):
-  """They do not wrap: not after good steps, not after bad ones."""
+  """Counters do not wrap, neither after good steps nor after bad ones."""
   tx, params = case.make(), cases.params()
 
   def filled(path, x):

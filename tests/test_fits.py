@@ -1,4 +1,4 @@
-"""Laws fitted on the host, beside scipy's."""
+"""Laws fitted on the host, compared with scipy."""
 
 import sys
 
@@ -27,11 +27,11 @@ def law(name, loc=0.0, scale=1.0):
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.77, 1.1, 1.5, 1.813, 1.97])
-def test_stable_density_and_tail_are_scipys(alpha):
+def test_stable_density_and_tail_equal_scipys(alpha):
   found = fits.Fit("stable", (alpha,), 0.0, 1.0, 0.0, 0, 1.0)
   expected = stats.levy_stable.pdf(X, alpha, 0)
   np.testing.assert_allclose(np.exp(found.logpdf(X)), expected, rtol=2e-4)
-  x = X[np.abs(X) < 60]  # farther out, and at 1.013, SciPy 1.17 says 0
+  x = X[np.abs(X) < 60]  # farther out, and at 1.013, SciPy 1.17 returns 0
   expected = stats.levy_stable.cdf(x, alpha, 0)
   np.testing.assert_allclose(found.cdf(x), expected, rtol=1e-4, atol=1e-9)
   np.testing.assert_allclose(found.sf(X), found.cdf(-X), rtol=1e-12)
@@ -47,7 +47,7 @@ def test_stable_has_its_closed_forms(alpha, of):
   np.testing.assert_allclose(found.cdf(x), of.cdf(x), rtol=1e-4)
 
 
-def test_student_and_skew_t_are_scipys():
+def test_student_and_skew_t_equal_scipys():
   for got, of in (
     (law("Student t", 1.0, 2.0), stats.t(2.5, 1.0, 2.0)),
     (law("skew t", 1.0, 2.0), stats.jf_skew_t(1.2, 3.0, 1.0, 2.0)),
@@ -65,7 +65,7 @@ def test_functions_of_a_law_agree(name):
   found = law(name, loc, 3.0)
   p = np.linspace(0.02, 0.98, 25)
   x = found.quantile(p)
-  np.testing.assert_allclose(found.cdf(x), p, atol=1e-4)  # stable: by a table
+  np.testing.assert_allclose(found.cdf(x), p, atol=1e-4)  # stable: from a table
   np.testing.assert_allclose(found.cdf(x) + found.sf(x), 1, atol=1e-12)
   mass, _ = integrate.quad(lambda v: np.exp(found.logpdf(v)), x[0], x[-1])
   assert mass == pytest.approx(found.cdf(x[-1]) - found.cdf(x[0]), abs=1e-5)
@@ -74,12 +74,12 @@ def test_functions_of_a_law_agree(name):
 
 
 @pytest.mark.parametrize("name", fits.LAWS)
-def test_a_law_is_found_again(name):
-  """Its likelihood is that of the truth, plus half a chi-square."""
+def test_fits_recover_the_law(name):
+  """Its log-likelihood exceeds that of the true law by half a chi-square."""
   support = fits.LAWS[name].support
   true = law(name, *((2.0, 3.0) if support == "real" else (0.0, 3.0)))
   x = true.sample(np.random.default_rng(1), 20_000)
-  if support == "tail":  # below the threshold there is as much again
+  if support == "tail":  # as many values are below the threshold
     x = np.concatenate([x, np.linspace(1, 3, x.size + 1)])
     found = fits.fit(name, x, k=20_000)
     assert found.scale == 3 and found.share == pytest.approx(0.5, abs=1e-3)
@@ -89,12 +89,12 @@ def test_a_law_is_found_again(name):
   gain = found.log_likelihood - np.sum(true.logpdf(x))
   assert 0 <= gain < 10  # a chi-square of four degrees exceeds 20 in 5e-4
   assert found.log_likelihood == pytest.approx(np.sum(found.logpdf(x)))
-  # Within five standard errors, which are near 1 % for all of these.
+  # Within five standard errors; each standard error is near 1 %.
   if name != "lognormal tail":
     np.testing.assert_allclose(found.shape, SHAPES[name], rtol=0.08)
 
 
-def test_the_maximum_is_scipys():
+def test_the_maximum_equals_scipys():
   x = stats.t.rvs(3, size=3000, random_state=np.random.default_rng(0))
   df, loc, scale = stats.t.fit(x)
   found = fits.fit("Student t", x)
@@ -164,8 +164,8 @@ def test_a_wrong_law_is_rejected():
   assert test.ks_pvalue == 1 / 40
 
 
-def test_the_textbook_would_not_reject():
-  """Why there is a bootstrap: the same distance against a fixed law."""
+def test_a_pvalue_without_bootstrap_is_too_large():
+  """Compares the same distance with a fixed law: why a bootstrap is needed."""
   x = np.random.default_rng(2).uniform(-1, 1, 60)
   test = fits.goodness("Student t", x, replications=99)
   textbook = stats.kstest(x, test.fit.cdf)
@@ -173,7 +173,7 @@ def test_the_textbook_would_not_reject():
   assert test.ks_pvalue < 0.6 * textbook.pvalue
 
 
-def test_distances_are_scipys():
+def test_distances_equal_scipys():
   x = np.sort(np.random.default_rng(0).standard_normal(100))
   found = fits.Fit("stable", (2.0,), 0.0, 2**-0.5, 0.0, 100, 1.0)
   ks, ad = fits.distances(found, x)
@@ -202,9 +202,9 @@ def test_vuong_of_nested_tails_has_its_level():
     x = rng.pareto(1.5, 400) + 1
     tails = [fits.fit(n, x, 100) for n in ("Pareto tail", "lognormal tail")]
     found = fits.vuong(x, *tails)
-    assert found.nested and found.log_ratio <= 0.01  # y ends at 100
+    assert found.nested and found.log_ratio <= 0.01  # y is at most 100
     rejected += found.pvalue < 0.05
-  assert 5 <= rejected <= 34  # 20 are expected, with a deviation of 4.4
+  assert 5 <= rejected <= 34  # 20 are expected, with an sd of 4.4
 
 
 @pytest.mark.parametrize(
@@ -222,13 +222,13 @@ def test_vuong_of_nested_tails_has_its_level():
     (dict(law="Pareto tail", k=100), r"k must be in \[2, 99\], got 100."),
   ],
 )
-def test_what_cannot_be_fitted_is_said(change, message):
+def test_samples_that_cannot_be_fitted_are_refused(change, message):
   x = np.random.default_rng(0).standard_normal(100)
   with pytest.raises(ValueError, match=message):
     fits.fit(**({"law": "Student t", "x": x} | change))
 
 
-def test_a_masked_sample_is_what_is_not_masked():
+def test_masked_values_are_left_out():
   x = np.random.default_rng(0).pareto(1.5, 300) + 1
   holes = np.arange(300) % 3 == 0
   masked = np.ma.masked_array(np.where(holes, 1e9, x), holes)
@@ -265,7 +265,7 @@ def test_ties_with_the_threshold_are_the_difference_to_hill(k):
   assert found.n == n < k
   hill = float(estimators.hill(x, k))
   assert found.tail_index == pytest.approx(hill * n / k, rel=1e-5)
-  # Without ties they are the same.
+  # Without ties the two agree.
   x = np.random.default_rng(0).pareto(1.2, 5000) + 1
   hill = float(estimators.hill(x, k))
   assert fits.fit("Pareto tail", x, k).tail_index == pytest.approx(
@@ -276,7 +276,7 @@ def test_ties_with_the_threshold_are_the_difference_to_hill(k):
 @pytest.mark.parametrize(
   "name", [n for n in fits.LAWS if fits.LAWS[n].support == "tail"]
 )
-def test_a_fit_of_a_few_values_says_so(name):
+def test_a_fit_of_few_values_warns(name):
   x = np.random.default_rng(1).pareto(1.5, 99) + 1
   with pytest.warns(UserWarning, match=f"{name}: the fit rests on 9 values"):
     fits.fit(name, x)
@@ -286,7 +286,7 @@ def test_a_fit_of_a_few_values_says_so(name):
     fits.goodness(name, x, k=7, replications=1)
 
 
-def test_vuong_wants_the_same_values():
+def test_vuong_needs_the_same_values():
   x = np.random.default_rng(0).pareto(1.5, 400) + 1
   pareto = fits.fit("Pareto tail", x)
   for other in (fits.fit("lognormal", x), fits.fit("Pareto tail", x, 50)):
@@ -301,8 +301,8 @@ def test_without_scipy_it_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.slow
-def test_stable_fit_is_scipys():
-  """On 200 values, since SciPy's search is slow (benchmarks/bench_fits.py)."""
+def test_stable_fit_equals_scipys():
+  """200 values only: SciPy's search is slow (benchmarks/bench_fits.py)."""
   x = stats.levy_stable.rvs(
     1.5, 0, size=200, random_state=np.random.default_rng(0)
   )
@@ -310,6 +310,6 @@ def test_stable_fit_is_scipys():
   alpha, beta, loc, scale = stats.levy_stable.fit(x, fbeta=0)
   other = found._replace(shape=(alpha,), loc=loc, scale=scale)
   assert beta == 0
-  # Neither search may miss the maximum by a tenth of a standard error, 0.005.
+  # Each search finds the maximum within a tenth of a standard error, 0.005.
   assert found.log_likelihood > np.sum(other.logpdf(x)) - 0.005
   assert found.shape[0] == pytest.approx(alpha, abs=0.02)

@@ -1,4 +1,4 @@
-"""How the package is laid out: the one list of its floors.
+"""The layout of the package: the one list of its floors.
 
 A file imports only from floors below its own, or from its own package.
 """
@@ -48,7 +48,7 @@ def floor_of(module):
 
 
 def imports_of(path):
-  """Modules of this package that a file imports."""
+  """The modules of this package that a file imports."""
   found = set()
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.ImportFrom) and node.module == "htga_optax":
@@ -81,7 +81,7 @@ def test_imports_go_down(path):
 @pytest.mark.parametrize(
   "path", FILES, ids=lambda path: str(path.relative_to(PACKAGE))
 )
-def test_no_file_is_longer_than_a_reader_can_hold(path):
+def test_no_file_has_more_than_400_lines(path):
   assert len(path.read_text().splitlines()) <= 400
 
 
@@ -95,7 +95,7 @@ def test_names_mean_one_thing():
 
 
 def test_only_jax_and_optax_are_needed():
-  """Importing the package loads nothing that jax and optax do not."""
+  """The package imports no library that jax and optax do not import."""
   script = (
     "import sys, jax, optax, jax.numpy; before = set(sys.modules);"
     "import htga_optax;"

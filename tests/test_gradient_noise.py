@@ -1,4 +1,4 @@
-"""Two batches' gradients: noise norm, moments, Pareto k and the tracker."""
+"""Gradients of two batches: noise norm, moments, Pareto k and the tracker."""
 
 import itertools
 import math
@@ -31,7 +31,7 @@ def tree(x):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_moments_are_the_formula(sizes):
+def test_moments_equal_the_formula(sizes):
   a, b = pair()
   got = gradient_noise.moments(tree(a), tree(b), *sizes)
   expected = reference.gradient_moments(
@@ -57,8 +57,10 @@ def test_complex_leaves():
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_moments_are_unbiased(sizes):
-  """tr(Sigma) = 20 and |G|^2 = 5, whatever the batches share; 20000 draws,
-  four standard errors allowed."""
+  """tr(Sigma) = 20 and |G|^2 = 5, for every overlap of the batches.
+
+  20000 draws; the tolerance is four standard errors.
+  """
   n_a, n_b, n_ab = sizes
   rng = np.random.default_rng(0)
   x = rng.standard_normal((20000, n_a + n_b - n_ab, 20)).astype(np.float32)
@@ -70,7 +72,7 @@ def test_moments_are_unbiased(sizes):
     assert abs(got.mean() - expected) < 4 * got.std() / math.sqrt(len(got))
 
 
-def test_over_all_parts_it_is_the_form_with_two_norms():
+def test_moments_over_all_parts_equal_the_form_with_two_norms():
   """McCandlish et al., appendix A: from |g| at batch sizes 2 and 6."""
   x = np.random.default_rng(0).standard_normal((6, 10)) + 0.3
   parts = [x[list(i)].mean(axis=0) for i in itertools.combinations(range(6), 2)]
@@ -111,8 +113,10 @@ def test_trees_without_leaves(empty):
 
 
 def test_noise_norm_has_the_tail_of_the_noise():
-  """A gradient of norm 100 hides the tail, the difference does not: 2000
-  values, k = 100, four standard errors of 10 % allowed."""
+  """A gradient of norm 100 hides the tail; the difference does not.
+
+  2000 values, k = 100; the tolerance is four standard errors of 10 %.
+  """
   rng = np.random.default_rng(0)
   noise = rng.standard_normal((2, 2000, 5))
   noise *= rng.pareto(1.5, (2, 2000, 1)) + 1
@@ -136,7 +140,7 @@ LAWS = {
 
 @pytest.mark.parametrize("n", [21, 100, 1000])
 @pytest.mark.parametrize("law", LAWS)
-def test_pareto_k_is_its_twin(law, n):
+def test_pareto_k_equals_its_twin(law, n):
   x = np.abs(LAWS[law][0].rvs(size=n, random_state=n)).astype(np.float32)
   got = jax.jit(gradient_noise.pareto_k_diagnostic)(x)
   xi, threshold, reliable, enough = reference.pareto_k_diagnostic(x)
@@ -151,9 +155,12 @@ def test_pareto_k_is_its_twin(law, n):
 
 @pytest.mark.parametrize("law", LAWS)
 def test_pareto_k_of_known_laws(law):
-  """500 replications of n = 1000, k = 95; the standard error of the mean is
-  (1 + xi)/sqrt(95 * 500), four allowed, and 0.1 for the bias of a tail that is
-  no power law near the threshold and of the cut at 0."""
+  """500 replications of n = 1000, k = 95.
+
+  The standard error of the mean is (1 + xi)/sqrt(95 * 500). The tolerance is
+  four standard errors, and 0.1 for bias: the cut at 0, and a tail that is no
+  power law near the threshold.
+  """
   distribution, xi = LAWS[law]
   x = np.abs(distribution.rvs(size=(500, 1000), random_state=0))
   got = jax.vmap(gradient_noise.pareto_k_diagnostic)(x.astype(np.float32))
@@ -176,8 +183,10 @@ LARGE_ENOUGH = [(stats.pareto(1 / xi), xi, 0.2) for xi in (0.5, 0.6, 0.7)]
   "law, xi, within", [*LARGE_ENOUGH, (stats.t(2), 0.5, 0.3)]
 )
 def test_a_sufficient_size_is_sufficient(law, xi, within):
-  """What the docstring says of the plain mean; 4000 replications give the
-  proportions within 0.8 and 0.5 percent."""
+  """The proportions that the docstring gives for the plain mean.
+
+  4000 replications give them within 0.8 and 0.5 percent.
+  """
   n = round(10 ** (1 / (1 - xi)))
   x = np.abs(law.rvs(size=(4000, n), random_state=0))
   mean = math.sqrt(2) if law.dist.name == "t" else law.mean()
@@ -230,7 +239,7 @@ def log(states, name):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_tracker_is_its_twin_and_passes_updates_on(sizes):
+def test_tracker_equals_its_twin_and_passes_updates_on(sizes):
   rng = np.random.default_rng(0)
   a, b = rng.standard_normal((2, 60, 5)).astype(np.float32) + 0.3
   a[0], b[20, 2], a[21] = np.nan, np.inf, 1e30
@@ -239,7 +248,7 @@ def test_tracker_is_its_twin_and_passes_updates_on(sizes):
   )
   np.testing.assert_array_equal(updates, a)
   twin = reference.NoiseTracker(*sizes, decay=0.9)
-  a[21] = np.nan  # whose square is not in float32
+  a[21] = np.nan  # its square overflows float32
   names = ("gradient_noise_scale", "covariance_trace", "squared_gradient_norm")
   for i in range(60):
     expected = twin.update(a[i].astype(float), b[i].astype(float))
@@ -250,16 +259,17 @@ def test_tracker_is_its_twin_and_passes_updates_on(sizes):
     np.testing.assert_allclose(
       log(states, "noise_norm")[i], twin.noise_norm, rtol=1e-5
     )
-  # It is not known after the first step, which was nan, nor ever without a
-  # positive average.
+  # It is unknown after the first step, which is nan, and whenever the average
+  # is not positive.
   scale = log(states, "gradient_noise_scale")
   assert scale[0] == 0
   np.testing.assert_array_equal(scale > 0, log(states, names[2]) > 0)
 
 
 def regression(steps, batch, seed=0):
-  """Gradients [steps, batch, 20] of single examples of a linear regression
-  with x ~ N(0, I), unit noise, and |w - w*|^2 = 5/4: with G = w - w*,
+  """Gradients [steps, batch, 20] of single examples of a linear regression.
+
+  x ~ N(0, I), the noise has variance 1, and |w - w*|^2 = 5/4. With G = w - w*,
 
       g = x <x, G> - noise x,   tr(Sigma) = 21 |G|^2 + 20,   B = 37.
   """
@@ -270,8 +280,11 @@ def regression(steps, batch, seed=0):
 
 
 def test_noise_scale_of_a_linear_regression():
-  """An average of 1000 steps. In ten other seeds the noise scale was 36.1 to
-  37.7, the squared norm 1.23 to 1.27; 5 percent allowed."""
+  """An average over 1000 steps; the tolerance is 5 percent.
+
+  With ten other seeds the noise scale was 36.1 to 37.7, and the squared norm
+  1.23 to 1.27.
+  """
   g = regression(3000, 64)
   a, b = g[:, :32].mean(axis=1), g[:, 32:].mean(axis=1)
   tx = htga_optax.track_gradient_noise(batch_size=32, decay=0.999)
@@ -282,7 +295,7 @@ def test_noise_scale_of_a_linear_regression():
   np.testing.assert_allclose(
     last.moments.squared_gradient_norm, 1.25, rtol=0.05
   )
-  # What the docstring says of shorter averages and smaller batches; the
+  # The values in the docstring for shorter averages and smaller batches. The
   # fraction varies by 0.01 and 0.04 between seeds.
   for batch, fraction in ((32, 0.95), (8, 0.66)):
     a, b = g[:, :batch].mean(axis=1), g[:, 32 : 32 + batch].mean(axis=1)
@@ -294,7 +307,7 @@ def test_noise_scale_of_a_linear_regression():
 
 
 def test_inside_multi_steps_micro_batches_are_enough():
-  """Four of eight examples a step: the last is the second gradient."""
+  """Four micro-batches of eight examples; the last gives the other gradient."""
   g = regression(3000, 32).reshape(3000, 4, 8, 20).mean(axis=2)
   a, b = g.mean(axis=1), g[:, 3]
   tx = htga_optax.track_gradient_noise(32, 8, 8, decay=0.999)

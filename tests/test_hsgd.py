@@ -27,9 +27,11 @@ def problem(eigenvalues=SPECTRUM, least_loss=0.5, solution=1.0):
 
 
 def growth(p, eigenvalues, rate, batch_size, decay, n=48):
-  """Of E ||Y_t||^p for hSGD far out, in two dimensions: the largest eigenvalue
-  of the generator on rho^p g(phi), with g on n points and its derivatives by
-  Fourier's series."""
+  """The growth rate of E ||Y_t||^p for hSGD far out, in two dimensions.
+
+  It is the largest eigenvalue of the generator on rho^p g(phi). g is given at n
+  points, and its derivatives come from its Fourier series.
+  """
   phi = 2 * np.pi * np.arange(n) / n
   c, s = np.cos(phi), np.sin(phi)
   wave = np.fft.fftfreq(n, 1 / n)
@@ -76,7 +78,7 @@ def exact_index(eigenvalues, rate, batch_size=1, decay=0.1):
     (0.7, 0.6, 3.993, 4.206, 4.667),
     (0.4, 1.0, 2.848, 2.991, 3.200),
     (0.2, 1.0, 3.053, 3.144, 3.200),
-    # Near gamma_2 = 1.314 and beyond, where 1 + 2B/(gamma M) is far off.
+    # Near gamma_2 = 1.314 and above, where 1 + 2B/(gamma M) is a bad bound.
     (0.7, 1.2, 2.160, 2.186, 2.237),
     (0.7, 1.3, 2.019, 2.022, 2.028),
     (0.7, 2.5, 0.822, 1.058, 1.206),
@@ -97,7 +99,7 @@ def test_the_exact_index_in_two_dimensions_is_within_bounds(
 
 
 def bounds(eigenvalues, rate, batch_size, decay):
-  """In float64, a formula a line."""
+  """The bounds in float64, one formula per line."""
   values = np.float64([x for x in eigenvalues if x > 0])
   t = values**2 / (values + decay)
   drift = 2 * batch_size / rate
@@ -113,7 +115,7 @@ def bounds(eigenvalues, rate, batch_size, decay):
 
 @pytest.mark.parametrize("decay", [0.0, 0.1, 3.0])
 @pytest.mark.parametrize("batch_size", [1, 20])
-def test_bounds_are_their_formula(batch_size, decay):
+def test_bounds_equal_their_formula(batch_size, decay):
   rates = batch_size * np.float32([1e-4, 0.1, 0.5, 1, 2, 5, 20, 1e3])
   got = hsgd.tail_index_bounds(SPECTRUM, rates, batch_size, decay)
   expected = [bounds(SPECTRUM, x, batch_size, decay) for x in rates]
@@ -131,8 +133,10 @@ def test_zeros_and_order_do_not_matter():
 
 @pytest.mark.parametrize("d", [1, 2, 5, 100])
 def test_bounds_of_equal_eigenvalues_are_the_index(d):
-  """2 - d + 2B(lambda + delta)/(gamma lambda^2); in one dimension that is
-  1 + 2B(lambda + delta)/(gamma lambda^2)."""
+  """The index is 2 - d + 2B(lambda + delta)/(gamma lambda^2).
+
+  In one dimension that is 1 + 2B(lambda + delta)/(gamma lambda^2).
+  """
   for value, rate, batch_size, decay in (
     (1.0, 0.37, 1, 0.1),
     (0.5, 0.1, 3, 0.0),
@@ -149,13 +153,14 @@ def test_bounds_of_equal_eigenvalues_are_the_index(d):
 
 @pytest.mark.parametrize("eigenvalues", [[1.0], [1.0] * 5, SPECTRUM])
 @pytest.mark.parametrize("order", [0.0, 0.5, 1.0, 2.0, 3.5, 8.0])
-def test_critical_rates_are_where_bounds_are_the_order(eigenvalues, order):
+def test_bounds_at_critical_rates_equal_the_order(eigenvalues, order):
   rates = hsgd.critical_learning_rate(eigenvalues, 4, 0.1, order)
   assert 0 < rates.lower <= rates.upper
   for name in ("lower", "upper"):
     rate = getattr(rates, name)
     if order == 0 or not math.isfinite(rate):
-      # No rate reaches the order, or it has no bound: go nearly as far.
+      # No rate reaches this order, or it has no bound, so test at almost that
+      # rate.
       rate = 1e6 if not math.isfinite(rate) else float(rate) * 0.999
       got = getattr(hsgd.tail_index_bounds(eigenvalues, rate, 4, 0.1), name)
       assert got >= order
@@ -167,7 +172,7 @@ def test_critical_rates_are_where_bounds_are_the_order(eigenvalues, order):
 
 
 def test_beyond_stationarity():
-  """Five equal eigenvalues have a stationary law below 0.733."""
+  """With five equal eigenvalues, rates below 0.733 have a stationary law."""
   rates = hsgd.critical_learning_rate([1.0] * 5, 1, 0.1, order=0)
   np.testing.assert_allclose(rates, 2 * 1.1 / 3, rtol=1e-6)
   got = hsgd.tail_index_bounds([1.0] * 5, np.float32([0.7, 0.8]), 1, 0.1)
@@ -195,7 +200,7 @@ def test_under_transformations():
 # -- moments and proxies ----------------------------------------------------
 
 
-def test_moments_are_the_formula():
+def test_moments_equal_the_formula():
   """gamma/B E[L] w_i solve the equation of the second moments."""
   of, rate, batch_size, decay = problem(), 0.9, 2, 0.1
   got = hsgd.stationary_moments(of, rate, batch_size, decay)
@@ -224,7 +229,7 @@ def test_there_are_no_moments_from_the_critical_rate_on():
 
 
 def log_density(law, i, x):
-  """Of a proxy, without its constant."""
+  """The log density of a proxy, up to a constant."""
   df, loc, scale, skew = (float(y[i]) for y in law)
   z = (x - loc) / (scale * math.sqrt(df))
   return -(df + 1) / 2 * np.log1p(z**2) - skew * np.arctan(z)
@@ -233,8 +238,10 @@ def log_density(law, i, x):
 @pytest.mark.parametrize("decay, solution", [(0.1, 0.0), (0.5, 2.0)])
 @pytest.mark.parametrize("rate", [0.5, 3.0])
 def test_the_proxy_in_one_dimension_is_stationary(decay, solution, rate):
-  """The flux of the Fokker-Planck equation is 0: 2 drift = (V p)'/p, also
-  beyond the second moment."""
+  """The flux of the Fokker-Planck equation is 0: 2 drift = (V p)'/p.
+
+  This also holds where there is no second moment.
+  """
   value, least_loss, batch_size = 1.0, 0.3, 2
   of = problem([value], least_loss, solution)
   law = hsgd.proxy(of, rate, batch_size, decay)
@@ -292,12 +299,12 @@ def test_streaming_index_of_known_cases(args, index):
   eigenvalues = [1.0] * args[0]
   above = hsgd.tail_index_bounds(eigenvalues, *args[1:]).lower
   assert abs(above - (2 - 20 + 2 * 2 * 1.1 / args[1])) < 1e-3
-  assert above > index + 2  # which is where SGD leaves hSGD
+  assert above > index + 2  # here SGD and hSGD differ
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 20, 1000])
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 300])
-def test_streaming_index_is_2_where_second_moments_say_so(d, batch_size):
+def test_streaming_index_is_2_at_the_critical_rate(d, batch_size):
   """E ||M e||^2 = 1 at gamma = (2/(1 + ...)), for delta = 0:
   -2 gamma + gamma^2 (B + 1 + d)/B = 0."""
   rate = 2 * batch_size / (batch_size + 1 + d)
@@ -331,13 +338,13 @@ def test_streaming_index_in_one_dimension_by_adaptive_quadrature(rate):
   ],
 )
 def test_hsgd_is_not_sgd(args, of_hsgd, of_sgd):
-  """The table of the docstring."""
+  """The table in the docstring."""
   bounds = hsgd.tail_index_bounds([1.0] * args[0], *args[1:])
   np.testing.assert_allclose(bounds, [of_hsgd] * 2, atol=0.06)
   assert abs(hsgd.streaming_tail_index(*args) - of_sgd) < 0.06
 
 
-def test_streaming_index_where_there_is_none():
+def test_streaming_index_without_a_finite_value():
   assert math.isnan(hsgd.streaming_tail_index(20, 0.3, 2, 0.1))
   assert hsgd.streaming_tail_index(20, 1e-4, 2, 0.1) == math.inf
 
@@ -350,7 +357,7 @@ def hill(x, k):
 
 
 def test_chains_in_one_dimension_are_student_t():
-  """The index is 3; k = 200 of 20000, four standard errors of 7 %."""
+  """The index is 3; k = 200 of 20000. Allows four standard errors of 7 %."""
   of = problem([1.0], 0.5, 0.0)
   x = hsgd.simulate(KEY, of, 1.1, 1, 0.1, chains=20_000, burn_in=999, dt=0.02)
   law = hsgd.proxy(of, 1.1, 1, 0.1)
@@ -361,7 +368,7 @@ def test_chains_in_one_dimension_are_student_t():
 
 
 def test_chains_in_five_dimensions_have_their_index():
-  """2.946 with equal eigenvalues; k = 200 norms of 10000."""
+  """The index is 2.946 for equal eigenvalues; k = 200 of 10000 norms."""
   of = problem([1.0] * 5, 0.5, 0.0)
   x = hsgd.simulate(KEY, of, 0.37, 1, 0.1, chains=10_000, burn_in=499)
   assert abs(hill(jnp.linalg.norm(x, axis=-1), 200) / 2.946 - 1) < 0.28
@@ -369,9 +376,11 @@ def test_chains_in_five_dimensions_have_their_index():
 
 @pytest.mark.parametrize("rate, burn_in", [(0.18, 200), (0.19, 400)])
 def test_sgd_has_the_index_of_sgd_and_not_of_hsgd(rate, burn_in):
-  """4.09 and 1.43, where hSGD has 6.44 and 5.16. With k = 100 of 5000 norms
-  four standard errors are 40 %; a chain of index 1.43 forgets its start only
-  slowly, and its tail reads lighter than it is."""
+  """The index of SGD is 4.09 and 1.43, that of hSGD 6.44 and 5.16.
+
+  With k = 100 of 5000 norms, four standard errors are 40 %. A chain of index
+  1.43 forgets its start only slowly, so its tail reads lighter than it is.
+  """
   of = problem([1.0] * 20, 0.5, 0.0)
   x = hsgd.streaming_sgd(KEY, of, rate, 2, 0.1, chains=5000, burn_in=burn_in)
   index = hsgd.streaming_tail_index(20, rate, 2, 0.1)
@@ -381,8 +390,11 @@ def test_sgd_has_the_index_of_sgd_and_not_of_hsgd(rate, burn_in):
 
 
 def test_moments_of_chains():
-  """A tail index of 7 to 10; 20000 chains, five standard errors of a variance
-  whose kurtosis is below 9, and 1 % for dt."""
+  """20000 chains with a tail index of 7 to 10.
+
+  The tolerance is five standard errors of a variance with kurtosis below 9, and
+  1 % for dt.
+  """
   of = problem(solution=[1.0, -1.0, 0.5, 0.0, 2.0])
   x = np.asarray(
     hsgd.simulate(KEY, of, 0.3, 1, 0.2, chains=20_000, burn_in=999)[0]
@@ -399,13 +411,13 @@ def test_moments_of_chains():
 
 
 def noise_of(start, shape):
-  """What the simulators draw in their first block."""
+  """The draws of the simulators in their first block."""
   key = jax.random.fold_in(KEY, start)
   return np.asarray(stable.sample(key, 2.0, shape=shape), np.float64)
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
-def test_simulators_are_their_loops(monkeypatch, blocks):
+def test_simulators_equal_their_loops(monkeypatch, blocks):
   """hSGD and streaming SGD, step by step in float64."""
   d, chains, steps, rate, decay = 5, 3, 12, 0.3, 0.2
   of = problem()
@@ -416,7 +428,7 @@ def test_simulators_are_their_loops(monkeypatch, blocks):
     [noise_of(i, (steps // blocks, d, chains)) for i in range(blocks)]
   )
   kwargs = {"chains": chains, "samples": steps}
-  jax.clear_caches()  # a jitted simulator does not see the other block
+  jax.clear_caches()  # a jitted simulator would keep its block size
   got = hsgd.simulate(KEY, of, rate, 2, decay, dt=0.1, **kwargs)
   x = np.tile(r, (chains, 1))
   for i in range(steps):
@@ -462,7 +474,7 @@ TARGETS = FEATURES @ [1.0, -1.0, 2.0] + 0.5 * DATA.standard_normal(30)
 
 @pytest.mark.parametrize("name", ["simulate", "streaming_sgd", "minibatch_sgd"])
 def test_a_sweep_of_rates_is_one_vmap(name):
-  """More rates than coordinates: there XLA has been seen to sum wrongly."""
+  """More rates than coordinates, which XLA has been seen to sum wrongly."""
   data = (FEATURES, TARGETS) if name == "minibatch_sgd" else (problem(),)
 
   def run(rate):
@@ -491,8 +503,10 @@ def test_a_data_set_is_diagonalised():
 
 
 def test_minibatch_sgd_has_its_mean_and_covariance():
-  """That of the linear recursion x <- M x + v with a random (M, v), exactly;
-  5000 chains with a light tail."""
+  """The exact moments of the recursion x <- M x + v with a random (M, v).
+
+  5000 chains with a light tail.
+  """
   rate, decay = 0.1, 0.2
   single = np.stack([np.outer(a, a) for a in FEATURES])
   steps = np.eye(3) * (1 - rate * decay) - rate * single
@@ -517,8 +531,10 @@ def test_minibatch_sgd_has_its_mean_and_covariance():
 
 
 def test_on_few_rows_with_a_small_rate_there_is_no_tail():
-  """gamma ||a||^2 < 2 for every row: each step is a contraction, and no chain
-  leaves a ball, whatever hSGD says."""
+  """gamma ||a||^2 < 2 for every row, so each step is a contraction.
+
+  No chain leaves a ball, although hSGD has a power-law tail.
+  """
   rate, decay = 0.1, 0.1
   most = (FEATURES**2).sum(axis=1).max()
   assert rate * (most + decay) < 2
@@ -574,7 +590,7 @@ def test_bad_arguments_are_one_sentence_with_the_value(args, sentence):
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
-def test_what_cannot_be_checked_is_nan(bad):
+def test_values_that_cannot_be_checked_give_nan(bad):
   traced = jax.jit(hsgd.tail_index_bounds)
   for args in (
     (jnp.float32([1.0, bad]), 0.1, 1, 0.1),
@@ -640,7 +656,7 @@ def test_other_bad_input():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["simulate", "streaming_sgd", "minibatch_sgd"])
 def test_a_thousand_chains_of_1e5_steps_take_less_than_a_minute(name):
-  """6 to 12 seconds of one core each; processor time, as others may wait."""
+  """Each takes 6 to 12 seconds of one core; processor time is measured."""
   data = np.random.default_rng(0)
   features = data.standard_normal((442, 10))
   of = (problem(np.linspace(1, 0.1, 10)),)
@@ -654,8 +670,11 @@ def test_a_thousand_chains_of_1e5_steps_take_less_than_a_minute(name):
 
 @pytest.mark.slow
 def test_bounds_hold_in_ten_dimensions():
-  """20000 chains of hSGD; the interval of Hill's estimate with k = 200 is 14 %
-  wide on each side, and 10 % are allowed for its bias."""
+  """20000 chains of hSGD.
+
+  With k = 200 the interval of Hill's estimate extends 14 % to each side; 10 %
+  is allowed for its bias.
+  """
   values = np.linspace(1, 0.1, 10)
   of = problem(values, 0.5, 0.0)
   rate = 0.5

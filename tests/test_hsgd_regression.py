@@ -1,4 +1,4 @@
-"""The examples of hSGD: tests of fit, a short run of both, complaints."""
+"""The examples of hSGD: tests of fit, a short run of both, errors."""
 
 import functools
 import pathlib
@@ -42,8 +42,11 @@ def sweep(monkeypatch):
 
 @pytest.mark.parametrize("name", ["Student t", "stable"])
 def test_a_family_is_rejected_as_often_as_stated(goodness, name):
-  """P-values of 50 samples of the family are uniform, and there is power:
-  against a law with a skew, as between these families it is small."""
+  """P-values of 50 samples of the family are uniform, and the test has power.
+
+  The power is shown against a skewed law, since it is small between these
+  families.
+  """
   law = stats.t(2) if name == "Student t" else stats.levy_stable(1.5, 0)
   x = law.rvs(size=(50, 500), random_state=0)
   verdict = goodness.judge(name, x, seed=0, replications=199)

@@ -1,4 +1,4 @@
-"""Intervals, drift and misfit against twins and on laws that are known."""
+"""Intervals, drift and misfit: their twins, and known laws."""
 
 import jax
 from jax import lax
@@ -14,14 +14,14 @@ SIZES = [(8, 2), (64, 8), (256, 25), (1024, 64)]
 
 
 def normals(phi, shape, seed=0):
-  """AR(phi) along the last axis."""
+  """Normals that follow AR(phi) along the last axis."""
   noise = stats.norm.rvs(size=(*shape[:-1], shape[-1] + 300), random_state=seed)
   x = signal.lfilter([np.sqrt(1 - phi**2)], [1, -phi], noise)
   return x[..., 300:]
 
 
 def pareto(phi, shape, seed=0):
-  """AR(phi) with a Gaussian copula, Pareto(1.5)."""
+  """Pareto(1.5) values with the copula of a Gaussian AR(phi)."""
   return special.ndtr(-normals(phi, shape, seed)) ** (-1 / 1.5)
 
 
@@ -39,7 +39,7 @@ def windows(n):
 
 
 def over_rows(function, x):
-  """A function of a window, over many."""
+  """Applies a function of a window to many windows."""
   return jax.tree.map(
     np.asarray, jax.jit(jax.vmap(function))(jnp.asarray(x, jnp.float32))
   )
@@ -61,18 +61,18 @@ def test_the_map_of_correlations_is_a_double_integral(p, is_excess):
   rho = 1 - np.linspace(1, 0, table.size) ** 2
   for i in range(0, table.size, 4):
     exact = reference.copula_correlation(rho[i], p, is_excess, points=200)
-    # The series is cut at rho^200 and what is left of it put there, which is
-    # too much where rho is near 1.
+    # The table cuts its series at rho^200 and adds the remainder there, which
+    # is too much for rho near 1.
     assert -1e-4 < table[i] - exact < (1e-3 if rho[i] < 0.97 else 0.02)
 
 
-def test_a_tail_forgets_sooner_than_the_series():
-  """What the head of the module says of C(0.5)."""
+def test_correlations_of_tails_fade_faster_than_those_of_the_series():
+  """The value of C(0.5) in the docstring of the module."""
   assert abs(reference.copula_correlation(0.5, 0.1, True) - 0.10) < 0.005
 
 
 @pytest.mark.parametrize("n, k", SIZES)
-def test_examine_is_its_twin(n, k):
+def test_examine_equals_its_twin(n, k):
   x = windows(n)
   ours = examine(list(x.values()), k)
   for i, (name, row) in enumerate(x.items()):
@@ -85,7 +85,7 @@ def test_examine_is_its_twin(n, k):
 
 @pytest.mark.parametrize("inflation", [1.0, 4.0, 1e3])
 @pytest.mark.parametrize("bias", [0.8, 1.0, 1.1])
-def test_interval_is_its_twin(inflation, bias):
+def test_interval_equals_its_twin(inflation, bias):
   series = intervals.Series(*map(jnp.float32, (inflation, bias, 0.0)))
   ends = intervals.series_interval(1.7, 25, series)
   assert ends.dtype == jnp.float32
@@ -96,8 +96,8 @@ def test_interval_is_its_twin(inflation, bias):
 
 
 @pytest.mark.parametrize("n, k", [(32, 4), (64, 8)])
-def test_windowed_hill_is_its_twin(n, k):
-  """On a stream with a change of level, ties, zeros and what is not finite."""
+def test_windowed_hill_equals_its_twin(n, k):
+  """The stream has a change of level, ties, zeros, nan and inf."""
   xs = pareto(0.5, (4 * n,))
   xs[n : n + 5] *= 5
   xs[2 * n : 2 * n + 6] = 2.0
@@ -124,7 +124,7 @@ def test_windowed_hill_is_its_twin(n, k):
 
 @pytest.mark.parametrize("phi, widest", [(0.0, 2.4), (0.9, 6.0)])
 def test_nominal_95_percent_is_at_least_92(phi, widest):
-  """2,000 windows as in benchmarks/coverage.py, of another seed."""
+  """2,000 windows as in benchmarks/coverage.py, with another seed."""
   x = pareto(phi, (2000, 256), seed=7)
   low, high = over_rows(lambda x: intervals.hill_interval(x, 25), x).T
   assert np.mean((low < 1.5) & (high > 1.5)) >= 0.92
@@ -132,7 +132,7 @@ def test_nominal_95_percent_is_at_least_92(phi, widest):
 
 
 def test_interval_of_other_levels():
-  """A share of 80 percent of 2,000 is known within 0.9 percent."""
+  """A share of 80 percent of 2,000 has a standard error of 0.9 percent."""
   x = pareto(0.0, (2000, 256))
   low, high = over_rows(lambda x: intervals.hill_interval(x, 25, 0.8), x).T
   assert 0.77 < np.mean((low < 1.5) & (high > 1.5)) < 0.88
@@ -146,8 +146,11 @@ def flagged(x, k=25):
 
 
 def test_drift_is_standard_normal_without_one():
-  """2,000 windows: a standard deviation is known within 1.6 percent. It is
-  taken for a little larger than it is, since D is at least 1."""
+  """2,000 windows give a standard deviation within 1.6 percent.
+
+  The test assumes a slightly larger one than the true one, since D is at least
+  1.
+  """
   for phi, low, high in ((0.0, 0.85, 1.05), (0.9, 0.8, 1.15)):
     drift = examine(pareto(phi, (2000, 256)), 25).drift
     assert abs(drift.mean()) < 0.1
@@ -166,8 +169,8 @@ def test_drift_is_standard_normal_without_one():
     (lambda t: (t + 1 / 256) ** -0.5, 0.99),
   ],
 )
-def test_drift_finds_the_traps(level, share):
-  """Light norms whose level changes, which Hill reads as a heavy tail."""
+def test_drift_detects_a_changing_level(level, share):
+  """Light norms with a changing level, which Hill reads as a heavy tail."""
   chi = stats.chi.rvs(1000, size=(400, 256), random_state=0)
   assert flagged(chi) < 0.04
   assert flagged(chi * level(np.arange(256) / 256)) > share
@@ -201,8 +204,11 @@ def follow(xs, n, k):
 
 
 def test_scores_of_held_out_values_are_uniform():
-  """50,000 exceedances, of which fits share many: the largest distance from
-  the uniform law is known within 0.01. D is above 1, which costs a little."""
+  """50,000 exceedances; many fits share values.
+
+  The largest distance from the uniform law therefore has an error of 0.01. D is
+  above 1, which adds a little.
+  """
   _, _, score = follow(pareto(0.0, (500_000,)), 256, 25)
   assert score.size > 45_000
   assert stats.kstest(score + 0.5, "uniform").statistic < 0.015
@@ -210,8 +216,10 @@ def test_scores_of_held_out_values_are_uniform():
 
 @pytest.mark.parametrize("phi, at_most", [(0.0, 0.05), (0.9, 0.1)])
 def test_power_laws_are_rarely_rejected(phi, at_most):
-  """A misfit lasts for 16 windows, so that 400,000 steps are like 100: 2.5
-  percent are known within 1.6, 5 percent within 2.2."""
+  """A misfit lasts for 16 windows, so 400,000 steps count as 100 values.
+
+  A share of 2.5 percent is known within 1.6 percent, and 5 percent within 2.2.
+  """
   misfit, drift, _ = follow(pareto(phi, (400_000,)), 256, 25)
   rejected = (np.abs(misfit) > 2.5) | (np.abs(drift) > 2.5)
   assert np.mean(rejected) < at_most
@@ -225,11 +233,11 @@ def test_a_light_tail_is_rejected_for_its_misfit(n, k, power):
   assert np.mean(misfit < -2.5) > power
   assert np.mean(misfit > 2.5) == 0
   assert np.mean(np.abs(drift) > 2.5) < 0.04
-  if k == 25:  # what the docstring says
+  if k == 25:  # the value in the docstring
     assert abs(score.mean() + 0.034) < 0.006
 
 
-# -- what may come ----------------------------------------------------------
+# -- unusual input ----------------------------------------------------------
 
 
 def degenerate_series(n):
@@ -285,7 +293,7 @@ def test_a_value_that_is_not_finite_leaves_the_state_as_it_is():
 
 
 def test_the_series_is_examined_once_the_window_is_full():
-  """A listener that hears of an index hears of its drift in the same step."""
+  """A listener gets the index and its drift in the same step."""
   x = np.geomspace(10, 1, 64)
   init, update, estimate = streaming.windowed_hill(64, 8)
   step, state = jax.jit(update), init()
@@ -333,8 +341,8 @@ def test_bad_arguments_are_named():
     intervals.hill_interval(x, 5, level=95)
 
 
-def test_many_windows_at_once_are_like_one():
-  """Under vmap all are looked at once one is due, and each when it is."""
+def test_vmap_over_windows_equals_one_by_one():
+  """Under vmap, all series are examined when one is due; results agree."""
   xs = pareto(0.5, (3, 120)).astype(np.float32)
   xs[1, 50] = np.nan
   init, update, estimate = streaming.windowed_hill(32, 4)

@@ -1,4 +1,4 @@
-"""The k-th largest entry against a sort on the host, to the last bit."""
+"""The k-th largest entry equals that of a sort on the host, bit for bit."""
 
 import functools
 import re
@@ -27,7 +27,7 @@ def same_bits(x, y):
 
 
 def check(x, ks, traced=True):
-  """x has no nan and not both zeros."""
+  """Checks x, which has no nan and not zeros of both signs."""
   in_order = np.sort(x, axis=None)
   for k in ks:
     same_bits(jitted(x, k), in_order[-k])
@@ -42,7 +42,7 @@ def sample(n, dtype, seed=0):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 @pytest.mark.parametrize("n", [1, 2, 17, 1000, 100_003])
-def test_is_what_a_sort_says(n, dtype):
+def test_equals_a_sort(n, dtype):
   x = sample(n, dtype) + np.asarray(0, dtype)  # no -0.0
   ks = {1, 2, 3, n // 100, n // 2, n - 1, n} & set(range(1, n + 1))
   check(x, sorted(ks), traced=False)
@@ -60,8 +60,10 @@ def test_every_rank(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
 def test_edges_of_the_range(dtype):
-  """-0.0 is below 0.0; subnormals, which XLA's arithmetic flushes to zero, are
-  told apart; infinities are entries."""
+  """-0.0 is below 0.0, infinities count, and subnormals are distinguished.
+
+  XLA's arithmetic flushes subnormals to zero.
+  """
   info = jnp.finfo(dtype)
   tiny, small, most = (
     np.asarray(v, dtype) for v in (info.smallest_subnormal, info.tiny, info.max)
@@ -143,7 +145,7 @@ def test_leaves_of_a_tree_are_ranked_together():
 
 
 def test_leaves_of_several_dtypes_are_ranked_in_their_common_dtype():
-  """Subnormals of float16 are numbers of float32; those of bfloat16 are not."""
+  """In float32, subnormals of float16 are normal, those of bfloat16 are not."""
   tree = [
     np.float16([1.0, 6e-8, -3.0]),
     np.asarray([1.0078125, -2.0], jnp.bfloat16),
@@ -227,7 +229,7 @@ MOVES = r"(sort|gather|scatter|concatenate|reshape|top-?k|TopK|custom-call)"
 
 
 def operations(hlo):
-  """The (shape, name) of every operation of a module."""
+  """The (shape, name) of every operation in a module."""
   return re.findall(r"= (\S.*?) ([a-z][\w-]*)\(", hlo)
 
 
@@ -242,7 +244,7 @@ def test_nothing_of_the_size_of_x_is_moved():
 
 @pytest.mark.cpu
 def test_it_needs_no_memory_of_the_size_of_x():
-  """Of eight devices, x is on one."""
+  """x is on one of eight devices."""
   x = jnp.zeros([100, 1003])
   compiled = jitted.lower(x, 3).compile()
   assert compiled.memory_analysis().temp_size_in_bytes < 10_000
@@ -254,7 +256,7 @@ SENDS = "all-|collective|reduce-scatter|send|recv"
 
 
 def sends_nothing_but_counts(compiled):
-  """A device sends a count for each test, and keeps no copy of its part."""
+  """A device sends one count per comparison, and does not copy its part."""
   crossing = [
     (shape, name)
     for shape, name in operations(compiled.as_text())
@@ -271,7 +273,7 @@ def sends_nothing_but_counts(compiled):
 
 
 def set_mesh(mesh):
-  """jax.set_mesh, which has another name in JAX 0.7."""
+  """jax.set_mesh, or its name in JAX 0.7."""
   return getattr(jax, "set_mesh", getattr(jax.sharding, "use_mesh", None))(mesh)
 
 
@@ -300,7 +302,7 @@ def test_named_sharding_sends_nothing_but_counts(axis_type, spec):
 )
 @pytest.mark.devices(8)
 def test_a_sharded_intermediate_is_not_gathered(axis_type):
-  """The sharding is XLA's choice here; no argument of the function shows it."""
+  """XLA chooses the sharding here; no argument of the function has it."""
   mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(axis_type,) * 2)
   rows, columns = sample((16, 1), np.float32), sample((1, 1000), np.float32, 1)
 

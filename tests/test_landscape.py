@@ -1,4 +1,4 @@
-"""Slices of a loss, and spectral densities, where both are known."""
+"""Slices of a loss, and spectral densities, in cases with known results."""
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +34,8 @@ def test_filters_have_the_lengths_of_the_parameters(dtype):
   assert lengths[0][0] == 0 and not np.any(direction["bias"])
 
 
-def test_the_slice_does_not_see_the_scale_of_a_layer():
-  """Two layers of a ReLU net, one doubled and the next halved: one function."""
+def test_the_slice_does_not_depend_on_the_scale_of_a_layer():
+  """Doubling one layer of a ReLU net and halving the next changes nothing."""
   rng = np.random.default_rng(0)
   x = jnp.float32(rng.standard_normal((20, 5)))
   w = [jnp.float32(rng.standard_normal(s)) for s in ((5, 8), (8, 3))]
@@ -66,13 +66,13 @@ def test_a_square_has_its_directions_in_order():
     ([0.0], np.zeros((3, 1)), r"steps must be one-dimensional, got \(3, 1\)."),
   ],
 )
-def test_bad_slices_are_said(directions, steps, message):
+def test_bad_slices_are_refused(directions, steps, message):
   with pytest.raises(ValueError, match=message):
     landscape.loss_slice(lambda p: p, jnp.zeros([]), directions, steps)
 
 
 def test_the_density_is_that_of_the_eigenvalues():
-  """A Wigner matrix: moments of its density are those of its eigenvalues."""
+  """The density of a Wigner matrix has the moments of its eigenvalues."""
   rng = np.random.default_rng(0)
   a = rng.standard_normal((300, 300))
   a = (a + a.T) / np.sqrt(600)
@@ -87,21 +87,21 @@ def test_the_density_is_that_of_the_eigenvalues():
   for power in (1, 2, 4):
     got = float(jnp.mean(jnp.sum(found.weights * found.nodes**power, axis=1)))
     values = eigenvalues**power
-    # A probe's variance is 2 sum f(lambda)^2/n^2 at most.
+    # The variance of a probe is at most 2 sum f(lambda)^2/n^2.
     error = np.sqrt(2 * np.sum(values**2) / 16) / 300
     assert got == pytest.approx(np.mean(values), abs=4 * error)
   assert float(jnp.max(found.nodes)) == pytest.approx(eigenvalues[-1], rel=0.01)
   middle = found.density[np.argmin(np.abs(found.points))]
-  assert float(middle) == pytest.approx(1 / np.pi, rel=0.2)  # the semicircle
+  assert float(middle) == pytest.approx(1 / np.pi, rel=0.2)  # semicircle
 
 
-def test_a_space_that_is_complete_early():
-  """Two eigenvalues, and many more products than that."""
+def test_lanczos_that_ends_early():
+  """Two eigenvalues, and many more products."""
   diagonal = jnp.repeat(jnp.float32([-1.0, 3.0]), 5)
   found = landscape.spectral_density(
     lambda v: diagonal * v, jnp.zeros(10), 8, probes=4, key=jax.random.key(0)
   )
-  # Four widths of an eighth of the range beyond either end.
+  # The grid extends four widths, each an eighth of the range, beyond both ends.
   assert float(found.points[0]) > -3.1 and float(found.points[-1]) < 5.1
   assert np.all(np.isfinite(found.density))
 

@@ -1,4 +1,4 @@
-"""Readings reach the log as they were, and no step waits for them."""
+"""Readings reach the log unchanged, and no step waits for them."""
 
 import contextlib
 import csv
@@ -56,7 +56,7 @@ def scalars_of(sinks, state, per_layer):
 
 
 def small_run(sinks, log, steps=12, every=3, per_layer=False):
-  """Hands readings to `log`; returns the state's own, fetched each time."""
+  """Passes readings to `log`; returns those of the state in each step."""
   tx = htga_optax.relay(
     htga_optax.track_tail_index(6, 2, per_layer=per_layer),
     htga_optax.amplify(htga_optax.ratio_exponent(), per_layer=per_layer),
@@ -136,7 +136,7 @@ def test_layers_of_an_nnx_optimizer(sinks):
     assert jax.jit(read)(state).keys() == read(state).keys() >= expected
 
 
-def test_two_trackers_are_read_apart(sinks):
+def test_two_trackers_have_separate_names(sinks):
   tracker = htga_optax.track_tail_index()
   state = optax.chain(tracker, optax.clip(1.0), tracker).init(PARAMS)
   first, second = (sinks.scalars(state[i]) for i in (0, 2))
@@ -191,10 +191,10 @@ def test_csv_is_continued(sinks, tmp_path):
 
 
 @pytest.mark.parametrize("kept", range(len("step,loss\r\n1,0.5\r\n")))
-def test_csv_of_a_killed_run_is_continued_without_its_torn_row(
+def test_csv_of_a_killed_run_is_continued_without_its_incomplete_row(
   sinks, tmp_path, kept
 ):
-  """Wherever the file ends, whole rows are left, and the new one is whole."""
+  """The file may end anywhere: complete rows stay, and a new one is added."""
   path = tmp_path / "a.csv"
   whole = b"step,loss\r\n1,0.5\r\n"
   path.write_bytes(whole[:kept])
@@ -229,7 +229,10 @@ def test_tensorboard_reads_it(sinks, tmp_path):
 
 
 def records(data):
-  """Of a TFRecord file: length (8 bytes), check (4), record, check (4)."""
+  """The records of a TFRecord file.
+
+  Each has its length (8 bytes), a check (4), the record and a check (4).
+  """
   while data:
     size = int.from_bytes(data[:8], "little")
     yield data[12 : 12 + size]
@@ -237,7 +240,7 @@ def records(data):
 
 
 def test_wandb_writes_offline(tmp_path):
-  """In a process of its own, because wandb starts threads and a server."""
+  """In a separate process, because wandb starts threads and a server."""
   pytest.importorskip("wandb")
   script = (
     "import sinks\n"
@@ -275,7 +278,7 @@ def test_the_newest_step_is_not_waited_for(sinks):
 
 
 def test_steps_and_readings_transfer_nothing(sinks):
-  """To the device, that is; on CPU no guard sees what is fetched."""
+  """Nothing goes to the device; on CPU no guard detects the other way."""
   tx = htga_optax.htga(0.1, window_size=6, k=2)
 
   @jax.jit
@@ -295,7 +298,7 @@ def test_steps_and_readings_transfer_nothing(sinks):
 
 
 def memory(written):
-  """A sink that keeps what it is given."""
+  """A sink that keeps its input."""
   return contextlib.nullcontext(
     lambda step, values: written.append((step, values))
   )

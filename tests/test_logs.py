@@ -1,4 +1,4 @@
-"""Logs as programs write them: files, frames, and the rows of a column."""
+"""Logs in the formats of other programs: files, frames, and column rows."""
 
 import collections
 import gzip
@@ -20,7 +20,7 @@ ROWS = [{"step": s, "grad_norm": x} for s, x in zip(STEPS, NORMS)]
 
 
 def table(separator=",", number=repr, head="step{}grad_norm", before=""):
-  """A table of text, which ends with a torn row."""
+  """A table as text; its last row is incomplete."""
   lines = [before + head.format(separator)]
   lines += [
     f"{s:.0f}{separator}{number(float(x))}" for s, x in zip(STEPS, NORMS)
@@ -101,8 +101,8 @@ def test_every_encoding_is_the_same(tmp_path, code, kind):
   np.testing.assert_array_equal(found["grad_norm"], NORMS)
 
 
-def test_what_is_torn_is_left_out(tmp_path):
-  """A file that is cut anywhere has all complete rows; but nothing else."""
+def test_incomplete_rows_are_left_out(tmp_path):
+  """A file that is cut anywhere gives all complete rows, and nothing else."""
   zipped = gzip.compress(FILES["lines of JSON"].encode())
   found = read(tmp_path, zipped[:-40])["grad_norm"]
   np.testing.assert_array_equal(found, NORMS[: found.size])
@@ -136,7 +136,7 @@ def test_bad_files_are_one_sentence(tmp_path, data, message):
 
 
 def test_a_number_has_one_meaning(tmp_path):
-  """Thousands are no decimals; an empty cell is no nan."""
+  """A thousands separator is no decimal point; an empty cell is not nan."""
   found = read(tmp_path, "step\tx\ty\n1\t1,234\t0.5\n2\t2.5\t\n3\tnan\tinf\n")
   np.testing.assert_array_equal(found["x"], [np.nan, 2.5, np.nan])
   np.testing.assert_array_equal(found["x"].mask, [True, False, False])
@@ -177,7 +177,7 @@ def test_event_files_are_columns(tmp_path):
 
 
 def test_event_files_with_tensors_are_columns(tmp_path):
-  """As TensorFlow 2 writes them."""
+  """Event files of TensorFlow 2."""
   proto = pytest.importorskip("tensorboardX.proto.event_pb2")
   from tensorboardX.record_writer import RecordWriter
 
@@ -218,7 +218,7 @@ def test_without_a_reader_of_events_it_says_what_to_install(
 
 
 class Series(list):
-  """A column of polars, as far as it is used."""
+  """The part of a polars column that is used."""
 
   def __init__(self, values):
     super().__init__(np.nan if v is None else v for v in values)
@@ -229,7 +229,7 @@ class Series(list):
 
 
 class Frame:
-  """A frame, as far as it is used."""
+  """The part of a frame that is used."""
 
   def __init__(self, table):
     self.table, self.columns = table, list(table)
@@ -258,7 +258,7 @@ MASKED = np.ma.masked_array([0.5, 7.0, np.nan], [False, True, False])
     Frame(HOLES),
   ],
 )
-def test_what_has_no_value_is_masked(log):
+def test_missing_values_are_masked(log):
   found = logs.columns(log)
   assert list(found) == ["step", "grad_norm"]
   np.testing.assert_array_equal(found["step"], [1.0, 2.0, 3.0])
@@ -311,7 +311,7 @@ def take(table, column=None):
 @pytest.mark.parametrize(
   "norm", ["grad_norm", " Grad Norm", "train/grad_norm", "x.grad_norm", "gnorm"]
 )
-def test_columns_are_found_by_what_programs_call_them(name, norm):
+def test_columns_are_found_by_their_usual_names(name, norm):
   rows = take({norm: NORMS, name: STEPS})
   assert (rows.clock, rows.column) == (name, norm.strip())
   np.testing.assert_array_equal(rows.steps, STEPS)
@@ -341,8 +341,8 @@ def test_the_best_of_several_columns_is_taken():
   np.testing.assert_array_equal(rows.loss, [0.7, 0.8, 0.9])
 
 
-def test_no_value_is_left_out_for_want_of_a_step():
-  """A norm has the step of its row, or of the nearest before it."""
+def test_values_without_a_step_take_the_nearest_before():
+  """A norm has the step of its row, or of the nearest row before it."""
   none = None
   rows = take({"step": [none, 5, none, 7], "norm": [1.0, 2, 3, 4]})
   np.testing.assert_array_equal(rows.steps, [5, 5, 5, 7])
@@ -410,8 +410,10 @@ def test_another_column_stands_beside_the_rows():
 
 
 def resumed(steps):
-  """Which rows count, by the words: a later row is not at or before its step,
-  once the step has jumped back."""
+  """Whether each row counts, by the definition in words.
+
+  A row does not count if the step later jumps back to its step or before it.
+  """
   kept = []
   for i, step in enumerate(steps):
     jumps = [j for j in range(i + 1, len(steps)) if steps[j] < steps[j - 1]]
@@ -430,7 +432,7 @@ def resumed(steps):
     [0, 20, 0, 20, 40, 60],
   ],
 )
-def test_a_step_that_comes_again_counts_the_last_time(steps):
+def test_a_repeated_step_counts_the_last_time(steps):
   steps = np.asarray(steps, float)
   kept, x = resumed(steps), np.arange(1.0, steps.size + 1)
   rows = take({"step": steps, "norm": x})
@@ -457,7 +459,7 @@ def test_steps_within_an_epoch_do_not_drop_the_epochs():
   np.testing.assert_array_equal(rows.loss, 2 * x)
 
 
-def test_what_is_left_out_has_its_reason():
+def test_omitted_values_have_a_reason():
   x = np.ma.masked_array([1, np.nan, np.inf, -np.inf, 0, 1e35, 2, 3, 4.0, 5, 6])
   x[6] = np.ma.masked
   steps = np.array([0, 1, 2, 3, 4, 5, 6, 8, 7, 8, 9.0])
@@ -491,8 +493,8 @@ def said(table, **kwargs):
   return verdicts.sentences(verdicts.examine(table, **kwargs), table)
 
 
-def test_rows_restarts_and_the_run_are_said():
-  """On a run whose level falls in its middle, seen in its last quarter."""
+def test_rows_restarts_and_the_run_are_described():
+  """A run whose level falls in the middle, examined in its last quarter."""
   x = np.random.default_rng(1).pareto(3.0, 440) + 1
   x[:200] *= 50
   x[30] = 1e5
@@ -514,7 +516,7 @@ def test_rows_restarts_and_the_run_are_said():
     assert sentence in found, sentence
 
 
-def test_rows_without_steps_are_said():
+def test_rows_without_steps_are_described():
   x = np.random.default_rng(1).pareto(3.0, 100) + 1
   found = " ".join(said({"step": np.tile(np.arange(20), 5), "norm": x}))
   assert "The verdict rests on all 100 values, rows 1 to 100, fewer" in found

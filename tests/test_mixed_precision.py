@@ -38,14 +38,14 @@ def cast(tree, dtype):
   "dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)]
 )
 def test_bfloat16_trains(name, dtype):
-  """Gradients in bfloat16, and parameters in it too, or in float32.
+  """Gradients in bfloat16, with parameters in bfloat16 or float32.
 
-  In bfloat16 an update of less than half a spacing, 2^-7 near 3, is lost, which
-  is where an error in a weight is below 2^-7/0.1 = 0.08: an excess of
-  6 * 0.08^2/2 = 0.02. Parameters in float32 come closer, down to what rounding
-  them for the products does, which is 1e-4, and to the noise of the batches.
-  The norms are those of the gradients to 2^-8, since XLA may leave out
-  roundings to bfloat16 within a step.
+  In bfloat16, an update is lost if it is less than half a spacing, 2^-7 near 3.
+  This happens when the error of a weight is below 2^-7/0.1 = 0.08, which is an
+  excess loss of 6 * 0.08^2/2 = 0.02. Parameters in float32 reach a smaller
+  excess. It is limited by their rounding in products, 1e-4, and by the noise of
+  the batches. The norms equal those of the gradients to 2^-8, since XLA may
+  omit roundings to bfloat16 within a step.
   """
   tx = runs.OPTIMIZERS[name]()
 
@@ -91,7 +91,7 @@ WAYS = {
 
 
 def scaled_run(tx, by_hand=False):
-  """A step with a loss in float16, times a scale; gradients are unscaled."""
+  """A step with a scaled float16 loss; the gradients are unscaled."""
 
   @jax.jit
   def step(params, state, batch, scale):
@@ -131,17 +131,21 @@ def scaled_run(tx, by_hand=False):
     ("ahtsgd", "by_hand"),
   ],
 )
-def test_a_skipped_step_never_was(name, way):
-  """The scale doubles every 8 steps, so that gradients overflow every now and
-  then. Such a step enters no window and no count, and leaves momentum, noise
-  and parameters as they are: the run is to the last bit that of the others."""
+def test_a_skipped_step_changes_nothing(name, way):
+  """A skipped step changes no state: the run equals one of the other steps.
+
+  The scale doubles every 8 steps, so gradients sometimes overflow. Such a step
+  enters no window and no count, and does not change momentum, noise and
+  parameters. The runs agree bit for bit.
+  """
   tx = WAYS[way](runs.OPTIMIZERS[name]())
   step = scaled_run(tx, way == "by_hand")
   params, scale, good = runs.params(), 2.0**16, []
   state = tx.init(params)
   for i, batch in enumerate(batches(200)):
     params, state, finite = step(params, state, batch, scale)
-    # Which looks at the gradient, not at what else an update takes.
+    # The wrapper checks the gradient only, not the other arguments of an
+    # update.
     finite = optax.tree.get(state, "last_finite", finite)
     if finite:
       good.append((batch, scale))
@@ -152,7 +156,7 @@ def test_a_skipped_step_never_was(name, way):
   expected = runs.params(), tx.init(runs.params())
   for batch, scale in good:
     *expected, _ = step(*expected, batch, scale)
-  if way != "by_hand":  # without the wrapper's own count
+  if way != "by_hand":  # not the count of the wrapper
     state, expected[1] = state.inner_state, expected[1].inner_state
   chex.assert_trees_all_equal((params, state), tuple(expected))
   if name in runs.WITH_A_WINDOW:
@@ -162,10 +166,12 @@ def test_a_skipped_step_never_was(name, way):
 # -- accumulation -----------------------------------------------------------
 
 
-def test_accumulation_is_a_step_of_the_mean(name):
-  """Under MultiSteps over four micro-batches one norm per real step enters the
-  window, and loss and noise are those of the last micro-batch. Micro-steps that
-  are not finite are left out where MultiSteps is told to skip them."""
+def test_accumulation_equals_a_step_of_the_mean(name):
+  """Under MultiSteps, four micro-steps equal one step of the mean gradient.
+
+  One norm per real step enters the window. Loss and noise are those of the last
+  micro-batch. MultiSteps is told to skip micro-steps that are not finite.
+  """
   micro, params = runs.OPTIMIZERS[name](), runs.params()
   accumulate = optax.MultiSteps(
     micro, 4, should_skip_update_fn=optax.skip_not_finite
@@ -187,7 +193,7 @@ def test_accumulation_is_a_step_of_the_mean(name):
 
   state, faulty = accumulate.init(params), batches(10, 8)
   for i, batch in enumerate(batches(240, 8)):
-    if i % 25 == 0:  # a micro-step that goes wrong, at any place of the four
+    if i % 25 == 0:  # a bad micro-step, at any position of the four
       bad = (np.nan, np.inf)[i % 2]
       params, state = micro_step(params, state, faulty[i // 25], bad)
     params, state = micro_step(params, state, batch, 0.0)
@@ -205,9 +211,11 @@ def test_accumulation_is_a_step_of_the_mean(name):
 @pytest.mark.skipif(
   not hasattr(optax, "microbatching"), reason="not in this optax"
 )
-def test_micro_batching_is_one_step():
-  """`optax.microbatch` accumulates within the gradient: the optimizer sees one,
-  that of the whole batch."""
+def test_micro_batching_equals_one_step():
+  """`optax.microbatch` accumulates within the gradient computation.
+
+  The optimizer gets one gradient, that of the whole batch.
+  """
   tx = runs.OPTIMIZERS["htga"]()
   update = jax.jit(tx.update)
   micro = optax.microbatch(

@@ -25,7 +25,7 @@ import models  # noqa: E402
 sys.path.pop(0)
 
 CLASSES = 5
-# Where the numbers of parameters in the docstring come from.
+# The numbers of parameters in the docstring are for these arguments.
 DATA = {
   "MNIST": ((28, 28, 1), 10),
   "CIFAR-10": ((32, 32, 3), 10),
@@ -34,7 +34,7 @@ DATA = {
 
 
 def batch(name, n=8, seed=0):
-  """Random examples that the model takes, and what to guess of each."""
+  """Random examples for the model, and their labels."""
   rng = np.random.default_rng(seed)
   if name in models.TOKEN_MODELS:
     x = rng.integers(0, CLASSES, (n, 7), dtype=np.int32)
@@ -44,7 +44,7 @@ def batch(name, n=8, seed=0):
   return x, rng.integers(0, CLASSES, n, dtype=np.int32)
 
 
-# Compiles in less than half the time.
+# This compiles in less than half the time.
 quick_jit = functools.partial(
   jax.jit, compiler_options={"xla_backend_optimization_level": 0}
 )
@@ -70,7 +70,7 @@ def build(name):
 
   params = quick_jit(lambda: nnx.state(make()))()
   grad = jax.value_and_grad(loss, has_aux=True)
-  # Unoptimised, its 5x5 convolutions would be seven times slower.
+  # Without optimisation, its 5x5 convolutions would be seven times slower.
   return Built(params, loss, (jax.jit if name == "lenet" else quick_jit)(grad))
 
 
@@ -89,14 +89,14 @@ def test_logits_and_gradients_are_finite_and_of_their_shapes(name):
   built, (x, y) = build(name), batch(name)
   (loss, logits), gradient = built.grad(built.params, x, y)
   assert logits.shape == (*y.shape, CLASSES) and logits.dtype == jnp.float32
-  assert 0.5 < loss / np.log(CLASSES) < 3  # of weights that know nothing
+  assert 0.5 < loss / np.log(CLASSES) < 3  # of untrained weights
   assert jax.tree.structure(gradient) == jax.tree.structure(built.params)
   for path, leaf in jax.tree.leaves_with_path(gradient):
     assert np.all(np.isfinite(leaf)) and np.any(leaf), path
 
 
 def documented():
-  """The rows of the docstring's table."""
+  """The rows of the table in the docstring."""
   rows = (line.split() for line in models.__doc__.splitlines())
   return [row for row in rows if row and row[-1] in DATA]
 
@@ -150,7 +150,7 @@ def test_later_tokens_do_not_change_earlier_logits(name):
 @pytest.mark.parametrize("name", ["lenet", "lstm", "transformer"])
 def test_a_batch_can_be_learnt(name):
   built, (x, y) = build(name), batch(name)
-  if name in models.TOKEN_MODELS:  # to say what the token before was
+  if name in models.TOKEN_MODELS:  # to predict the token before
     y = np.pad(x[:, :-1], [(0, 0), (1, 0)])
   tx = optax.adam(0.02)
 
@@ -183,7 +183,7 @@ def sharded(kind, *arrays):
 @pytest.mark.parametrize("name", models.TOKEN_MODELS)
 @pytest.mark.devices(8)
 def test_tokens_on_a_mesh_of_explicit_axes(name):
-  """Where the embedding and the start of a scan must say how they are split."""
+  """The embedding and the start of a scan must declare their sharding."""
   built, (x, y) = build(name), batch(name)
   expected = built.grad(built.params, x, y)[0][0]
   mesh, x, y = sharded(AxisType.Explicit, x, y)

@@ -1,4 +1,4 @@
-"""Stable noise and truncation: their laws, scales, keys, devices and memory."""
+"""Stable noise and truncation: laws, scales, keys, devices and memory."""
 
 import functools
 
@@ -29,7 +29,7 @@ set_mesh = getattr(jax, "set_mesh", None) or jax.sharding.use_mesh
 
 
 def noise_of(tx, like, steps=1, **extra_args):
-  """The noise on updates of ones, of each step."""
+  """The noise on updates of ones, for each step."""
   state, found = tx.init(like), []
   ones = jax.tree.map(jnp.ones_like, like)
   update = jax.jit(lambda s, e: tx.update(ones, s, **e))
@@ -49,8 +49,11 @@ def leaf_noise(*args, size=100_000, **kwargs):
 @pytest.mark.parametrize("alpha", [0.8, 1.2, 1.5, 1.9, 2.0])
 @pytest.mark.parametrize("isotropic", [False, True])
 def test_noise_has_the_stable_law(alpha, isotropic):
-  """E cos(t x/s) = exp(-|t|^alpha), within four standard errors. The entries
-  of an isotropic vector are dependent: one entry of many steps then."""
+  """E cos(t x/s) = exp(-|t|^alpha), within four standard errors.
+
+  The entries of an isotropic vector are dependent, so one entry of many steps
+  is used.
+  """
   n = 4000 if isotropic else 100_000
   tx = add_stable_noise(alpha, 0.5, key=1, isotropic=isotropic)
   if isotropic:
@@ -69,7 +72,7 @@ def test_noise_has_the_stable_law(alpha, isotropic):
 
 
 def test_isotropic_noise_jumps_everywhere_at_once():
-  """In every entry of every leaf, and in no direction more than another."""
+  """All entries of all leaves jump in the same step, in any direction."""
   like = {"a": jnp.zeros(2000), "b": jnp.zeros([10, 100])}
   tx = add_stable_noise(1.0, 1.0, key=0, isotropic=True)
   sizes = [
@@ -77,10 +80,10 @@ def test_isotropic_noise_jumps_everywhere_at_once():
     for step in noise_of(tx, like, 30)
   ]
   a, b = np.transpose(sizes)
-  np.testing.assert_allclose(a / b, 1.0, rtol=0.15)  # of Gaussian leaves
+  np.testing.assert_allclose(a / b, 1.0, rtol=0.15)  # the leaves are Gaussian
   assert a.max() / np.median(a) > 5
   x = noise_of(add_stable_noise(1.0, 1.0, key=0), like, 1)[0]["a"]
-  assert np.abs(x).max() > 50 * np.median(np.abs(x))  # one by one otherwise
+  assert np.abs(x).max() > 50 * np.median(np.abs(x))  # jumps alone
 
 
 # -- the scale --------------------------------------------------------------
@@ -96,8 +99,8 @@ def test_isotropic_noise_jumps_everywhere_at_once():
     {"relative": True, "max_jump": 1.5, "learning_rate": 0.1},
   ],
 )
-def test_scale_is_its_twins(options):
-  """The twin is told the samples, which are those of a scale of one."""
+def test_scale_equals_its_twin(options):
+  """The twin gets the samples from noise with a scale of one."""
   updates = [
     jnp.asarray(np.random.default_rng(i).normal(size=n), jnp.float32)
     for i, n in enumerate((5, 40))
@@ -139,7 +142,7 @@ def test_alpha_and_scale_answer_readings():
   (y,) = noise_of(add_stable_noise(1.4, 0.3, key=KEY), like)
   np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
-  # Not known yet, or no law: no noise, and the reading says so.
+  # A reading that is unknown or no valid alpha: no noise, and the reading is 0.
   for sharpness in (0.0, 3.0, np.nan):
     updates, state = tx.update(
       like, tx.init(like), sharpness=sharpness, tail_index=3.0
@@ -213,7 +216,7 @@ def test_noise_is_that_of_the_key_the_step_and_the_leaf():
   for i, x in enumerate(everything):
     for y in everything[:i]:
       assert np.mean(np.isclose(x, y, rtol=1e-3)) < 0.05
-  # No matter what shape other leaves have.
+  # The shapes of other leaves do not matter.
   shorter = noise_of(add_stable_noise(1.5, 1.0, key=3), [jnp.zeros(7), like[1]])
   np.testing.assert_array_equal(shorter[0][1], first[0][1])
 
@@ -285,8 +288,10 @@ def test_pmap_repeats_the_noise_on_every_device():
 )
 @pytest.mark.devices(8)
 def test_shard_map_asks_for_the_axis_of_split_parameters(options):
-  """Shards are told apart, while sizes and amplitudes are those of the whole;
-  the state is one."""
+  """Each shard has its own noise, with the sizes and amplitudes of the whole.
+
+  All shards have the same state.
+  """
   mesh = jax.make_mesh((8,), ("m",), axis_types=(AxisType.Auto,))
 
   def run(updates, **kwargs):
@@ -312,7 +317,7 @@ def test_shard_map_asks_for_the_axis_of_split_parameters(options):
     np.testing.assert_allclose(
       np.median(np.abs(x)), 0.1 * 2**0.5 * median, rtol=0.05
     )
-  # What is not finite in one shard drops the step in all.
+  # A value that is not finite in one shard drops the step in all shards.
   dropped, state = run(updates.at[3].set(jnp.nan), shard_axis_name="m")
   np.testing.assert_array_equal(dropped, 0)
   assert state.step_count == 1 and state.noise_tail_index == 0
@@ -326,8 +331,10 @@ def test_shard_map_asks_for_the_axis_of_split_parameters(options):
 @pytest.mark.parametrize("axis_type", [None, AxisType.Auto, AxisType.Explicit])
 @pytest.mark.devices(8)
 def test_peak_memory_is_a_leaf_more(options, axis_type):
-  """With updates donated, what is alive beside them is at most one leaf, or
-  what their norm takes (XLA of JAX 0.7 keeps all squares)."""
+  """With donated updates, at most one more leaf is in memory.
+
+  Or as much as their norm takes: XLA of JAX 0.7 keeps all squares.
+  """
   tx = add_stable_noise(1.5, 0.1, key=0, **options)
   like = {name: jnp.zeros([256, 1024]) for name in "abcd"}
   leaf = 4 * 256 * 1024
@@ -353,7 +360,7 @@ def test_peak_memory_is_a_leaf_more(options, axis_type):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.25, 10.0, np.inf])
-def test_truncation_is_its_twins(threshold):
+def test_truncation_equals_its_twin(threshold):
   tx = truncate(threshold)
   for seed in range(5):
     rng = np.random.default_rng(seed)
@@ -373,14 +380,14 @@ def test_truncation_is_that_of_optax_where_theirs_is_right():
 
 
 def test_truncation_where_that_of_optax_is_not_right():
-  """As the docstring says of each, of ours and of theirs."""
+  """The differences that the docstring lists."""
 
   def both(b, step):
     ours, _ = truncate(b).update(step, truncate(b).init(step))
     theirs, _ = optax.clip_by_global_norm(b).update(step, optax.EmptyState())
     return np.asarray(ours), np.asarray(theirs)
 
-  ours, theirs = both(1.0, jnp.full(10_000, 1e3, jnp.float16))  # of norm 1e5
+  ours, theirs = both(1.0, jnp.full(10_000, 1e3, jnp.float16))  # norm 1e5
   np.testing.assert_allclose(ours, 0.01, rtol=2e-3)
   assert not np.any(theirs)
   ours, theirs = both(0.0, jnp.zeros(3))
@@ -397,7 +404,7 @@ def test_threshold_follows_its_schedule():
   for step in (w, jnp.nan * w, w, w, w):
     updates, state = tx.update(step, state)
     lengths.append(float(np.linalg.norm(updates)))
-  # A step that is dropped is a step.
+  # A dropped step counts as a step.
   np.testing.assert_allclose(lengths, [2, 0, 0, 0, 0], rtol=1e-6)
 
 
@@ -405,7 +412,7 @@ def test_threshold_follows_its_schedule():
 
 
 def factors_of(tx, steps, scale=1.0):
-  """Z of every step, and what one entry of noise became by it."""
+  """Z of every step, and one entry of the noise multiplied by it."""
 
   def step(state, _):
     u, new = tx.update(jnp.zeros(1), state, noise_updates=jnp.full(1, scale))
@@ -453,7 +460,7 @@ def loss(params, batch):
 
 
 def test_noise_is_the_difference_of_the_gradients_where_the_gate_is_open():
-  """And where it is closed, no loss is evaluated."""
+  """While the gate is closed, no loss is evaluated."""
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(32, 3)), rng.normal(size=32)
   params = {"w": jnp.ones(3), "b": jnp.float32(0.5)}
@@ -496,8 +503,8 @@ def test_noise_that_is_not_finite_counts_only_where_the_gate_is_open():
 
 @pytest.mark.parametrize("threshold", [0.25, None])
 @pytest.mark.parametrize("scale", [0.5, None])
-def test_the_optimizer_is_its_twin(threshold, scale):
-  """Our methods and the baselines, by the arguments of the table."""
+def test_the_optimizer_equals_its_twin(threshold, scale):
+  """Our methods and the baselines, with the arguments of the table."""
   rng = np.random.default_rng(1)
   pairs = rng.normal(size=(30, 2, 3)).astype(np.float32)
   tx = truncated_heavy_tailed_sgd(0.3, threshold, key=0, scale=scale)

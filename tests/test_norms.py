@@ -42,7 +42,7 @@ def test_stacked_layers_of_other_dtypes(dtype):
 
 
 def test_a_layer_of_zeros_is_the_only_large_one_that_is_read_twice():
-  """Large leaves have conditionals of their own within the one for all."""
+  """Each large leaf has its own conditional inside the one for all leaves."""
   tree = [jnp.ones([2**15]), jnp.zeros([2**15]), jnp.zeros(8)]
   np.testing.assert_allclose(norms.layer_norms(tree), [2**7.5, 0, 0], rtol=1e-6)
   hlo = jax.jit(norms.layer_norms).lower(tree).compile().as_text()
@@ -50,7 +50,7 @@ def test_a_layer_of_zeros_is_the_only_large_one_that_is_read_twice():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_shows(bad):
+def test_norms_of_nonfinite_updates_are_not_finite(bad):
   tree = [jnp.ones(3), jnp.float32([1.0, bad])]
   assert not np.isfinite(norms.norm(tree))
   np.testing.assert_array_equal(
@@ -67,7 +67,7 @@ def test_gradient_of_the_norm(size):
 
 
 def test_common_case_reads_the_gradient_once():
-  """A tracker and a listener that follow each other share one norm."""
+  """A tracker and the listener after it share one norm."""
   tree = [jnp.ones([64, 64])]
 
   def twice(tree):
@@ -92,7 +92,7 @@ def test_scale_saturates_instead_of_overflowing():
 
 @pytest.mark.parametrize("size", [1.0, 1e25, 1e-30])
 def test_norms_of_shards_are_those_of_the_whole(size):
-  """Of mapped axes, which `jax.vmap` has as well as `jax.shard_map`."""
+  """For mapped axes, of `jax.vmap` and of `jax.shard_map`."""
   rng = np.random.default_rng(3)
   tree = {
     "w": size * rng.standard_normal((4, 2, 6)),

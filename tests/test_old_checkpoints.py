@@ -1,7 +1,7 @@
-"""A run that began without the package goes on with it.
+"""A run that began without the package continues with it.
 
-A checkpoint of the old optimizer is restored into the old optimizer's state,
-which is then put in its place in the new one's.
+A checkpoint of the old optimizer is restored into the state of the old
+optimizer. That state then replaces the matching part of the new state.
 """
 
 from collections.abc import Callable
@@ -36,14 +36,14 @@ def sgd():
 
 @dataclasses.dataclass(frozen=True)
 class Migration:
-  """From one optimizer to another.
+  """A change from one optimizer to another.
 
   Attributes:
     name: the test's id.
     old: the optimizer of the checkpoint.
-    new: that which goes on. Before its window is full (and with a noise of
-      scale 0, and no truncation) it does what the old one does.
-    graft: (new state, old state) -> new state with the old one in its place.
+    new: the optimizer that continues. Until its window is full, it gives the
+      same updates as the old one (with noise of scale 0, and no truncation).
+    graft: (new state, old state) -> new state that contains the old one.
   """
 
   name: str
@@ -174,9 +174,11 @@ def migration(request):
 
 
 def test_the_old_state_is_kept(migration, tmp_path):
-  """Parameters and the old optimizer's state are restored bit for bit, and fit.
-  Restored into the new state, the checkpoint is an error, not a state half
-  filled."""
+  """Parameters and the old optimizer's state are restored bit for bit.
+
+  To restore the checkpoint directly into the new state is an error; it does not
+  give a partly filled state.
+  """
   old, new, start = migration.old(), migration.new(), cases.params()
   params, state = train(old, start, old.init(start), cases.gradients(5))
   fresh = new.init(params)
@@ -193,8 +195,8 @@ def test_the_old_state_is_kept(migration, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_run_goes_on(migration):
-  """To the rounding of another program as if nothing had been added."""
+def test_the_run_continues(migration):
+  """The run agrees with the old optimizer, up to rounding."""
   old, new, start = migration.old(), migration.new(), cases.params()
   params, state = train(old, start, old.init(start), cases.gradients(5))
   grafted = migration.graft(new.init(params), state)
@@ -264,12 +266,12 @@ def test_nnx_optimizer(tmp_path):
 
 
 def test_a_field_that_a_later_version_adds(tmp_path):
-  """What is on disk stands for the part that has changed; all else is kept."""
+  """In the template, the structure on disk replaces the part that changed."""
   tx = optax.chain(track_tail_index(window_size=8, k=2), sgd())
   params = cases.params()
   params, state = train(tx, params, tx.init(params), cases.gradients(9))
   fields = state[0]._asdict()
-  del fields["tail_model_rejected"]  # as if it had come later
+  del fields["tail_model_rejected"]  # as if a later version added it
   saved = {"params": params, "opt_state": (fields, state[1])}
   with ocp.StandardCheckpointer() as checkpointer:
     checkpointer.save(tmp_path / "old", saved)
@@ -282,7 +284,7 @@ def test_a_field_that_a_later_version_adds(tmp_path):
     restored = checkpointer.restore(tmp_path / "old", template)
   chex.assert_trees_all_equal(restored["params"], params)
   chex.assert_trees_all_equal(restored["opt_state"][1], state[1])
-  # The window too can be kept.
+  # The window can be kept, too.
   np.testing.assert_array_equal(
     restored["opt_state"][0]["tail_index"], state[0].tail_index
   )

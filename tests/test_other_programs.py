@@ -1,5 +1,8 @@
-"""Programs that call `update` themselves, throw states away, or pass trees that
-are not all of floating-point arrays. `tests/clients` has real ones."""
+"""Programs that call `update` themselves, discard states, or pass other trees.
+
+Such trees have leaves that are no floating-point arrays. `tests/clients` has
+real programs.
+"""
 
 import os
 import subprocess
@@ -22,7 +25,7 @@ def bowl(w):
 
 
 def told_by(run, *args, every_k_steps=2):
-  """What the callback gets when `run` uses the transformation."""
+  """The arguments of the callback when `run` uses the transformation."""
   calls = []
   tx = htga_optax.relay(
     htga_optax.track_tail_index(8, 2, per_layer=True),
@@ -172,7 +175,7 @@ def test_behind_flatten_the_error_says_what_the_loss_gets():
 
 
 def test_a_loss_sees_leaves_that_are_not_floating():
-  """As in an Equinox module: integers, functions."""
+  """Integers and functions, as in an Equinox module."""
   params = {"w": jnp.ones(3), "ids": jnp.arange(3), "act": jnp.tanh, "n": None}
 
   def loss(p):
@@ -205,7 +208,7 @@ def test_a_frozen_layer_is_named():
 
 
 def test_a_relay_takes_multi_steps_as_it_is():
-  """As optax.chain does, and with what the tracker in front of it reads."""
+  """It works as in optax.chain, and gets the reading of a tracker before it."""
   inner = htga_optax.scale_by_tail_index(beta=1.0, target=2.0)
   steps = optax.MultiSteps(inner, every_k_schedule=2)
   tx = htga_optax.relay(htga_optax.track_tail_index(8, 2), steps)

@@ -1,4 +1,4 @@
-"""What the pictures hold; how they look was looked at."""
+"""The content of the plots. How they look is checked by eye."""
 
 import sys
 
@@ -13,7 +13,7 @@ X = np.random.default_rng(0).pareto(1.5, 600) + 1
 
 
 def drawn(ax):
-  """Draws it, so that a warning of the layout is an error."""
+  """Draws the figure, so that a layout warning becomes an error."""
   ax.figure.canvas.draw()
   assert ax.get_xlabel() and ax.get_ylabel()
   return ax
@@ -31,7 +31,7 @@ def test_ccdf_has_laws_and_bounds():
   assert ax.get_xlabel() == "|x| (1)"
   data, lognormal, pareto = ax.lines
   assert np.max(data.get_ydata()) == 1 and np.min(data.get_ydata()) == 1 / 600
-  # A tail begins at its threshold, with the share that is beyond.
+  # A tail starts at its threshold, with the share of values beyond it.
   assert pareto.get_xdata()[0] == pytest.approx(laws[1].scale)
   assert pareto.get_ydata()[0] == pytest.approx(0.1)
   at = lognormal.get_xdata()

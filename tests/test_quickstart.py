@@ -1,4 +1,4 @@
-"""The main example: a short run of it, and what it says when it cannot."""
+"""The main example: a short run, and its errors."""
 
 import os
 import pathlib
@@ -26,7 +26,7 @@ def quickstart(monkeypatch):
 
 @pytest.fixture
 def arrays():
-  """A learnable toy: the class is where the image is bright."""
+  """Toy data that can be learnt: the bright part of an image is its class."""
   rng = np.random.default_rng(0)
   y = rng.integers(0, 2, 80)
   x = rng.integers(0, 60, (80, 6, 6), dtype=np.uint8)
@@ -145,10 +145,10 @@ def test_a_missing_extra_is_named(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # of TensorFlow and TFDS
+@pytest.mark.filterwarnings("ignore")  # TensorFlow and TFDS warn
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
 def test_tfds(quickstart, name, tmp_path):
-  """The official builders, from raw files that are put where TFDS looks."""
+  """The official builders, from raw files in the folder of TFDS."""
   pytest.importorskip("tensorflow_datasets")
   if not (SHARED / "seed_tfds.py").exists():
     pytest.skip("no raw files beside the repository")
@@ -159,7 +159,7 @@ def test_tfds(quickstart, name, tmp_path):
   loaded = quickstart.data.load(name, str(tmp_path))
   assert loaded.x_train.shape == (60000, 28, 28, 1)
   assert np.bincount(loaded.y_test).sum() == 10000
-  # Prepared once, it is read without TensorFlow.
+  # Reading prepared data needs no TensorFlow.
   script = (
     "import sys, data;"
     f"print(data.load({name!r}, {str(tmp_path)!r}).x_test.mean());"

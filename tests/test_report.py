@@ -1,4 +1,4 @@
-"""The page that `python -m htga_optax.diagnostics` writes, and its log."""
+"""The page that `python -m htga_optax.diagnostics` writes from a log."""
 
 import base64
 import html.parser
@@ -46,7 +46,7 @@ def write_csv(path, table):
 
 
 def run(*arguments):
-  """The command, in a process of its own as a user starts it."""
+  """Runs the command in a separate process, as a user does."""
   return subprocess.run(
     [sys.executable, "-m", "htga_optax.diagnostics", *map(str, arguments)],
     capture_output=True,
@@ -56,7 +56,7 @@ def run(*arguments):
 
 
 class Page(html.parser.HTMLParser):
-  """What a page has: tags with their attributes, and its text."""
+  """The content of a page: tags with their attributes, and text."""
 
   def __init__(self, text):
     super().__init__()
@@ -116,7 +116,7 @@ def test_the_page_says_what_it_found(page):
 
 @pytest.mark.skipif(not CHROMIUM, reason="there is no Chromium")
 def test_a_browser_shows_the_page(page, tmp_path):
-  """All pictures are decoded and within the page; the text is on it."""
+  """The browser decodes all pictures; they fit the page. It has the text."""
   probe = """<script>
     const all = [...document.images];
     document.title = all.length + " images, "
@@ -125,7 +125,7 @@ def test_a_browser_shows_the_page(page, tmp_path):
       + " outside, " + performance.getEntriesByType("resource").filter(
           e => !e.name.startsWith("data:")).length + " loaded";
   </script>"""
-  # The page's own policy forbids scripts, as it should: the test lifts it.
+  # The policy of the page forbids scripts, as it should. The test removes it.
   driven = page.replace("default-src 'none'", "script-src 'unsafe-inline'")
   file = tmp_path / "page.html"
   file.write_text(driven.replace("</body>", probe + "</body>"), "utf-8")
@@ -265,7 +265,7 @@ def test_empty_cells_and_a_row_that_is_being_written(tmp_path):
   np.testing.assert_array_equal(read["z"], [np.nan, 2])
 
 
-def test_values_that_say_nothing_are_left_out():
+def test_unusable_values_are_left_out():
   table = columns(400)
   table["update_norm"][[3, 50, 399]] = np.nan, np.inf, 0.0
   found = verdicts.examine(table)
@@ -276,7 +276,7 @@ def test_values_that_say_nothing_are_left_out():
   assert said == ("Left out of update_norm: 1 nan, 1 infinite, 1 equal to 0.")
 
 
-def test_drift_is_said():
+def test_drift_is_stated():
   table = {"update_norm": norms(600, alpha=20.0) * np.linspace(5, 1, 600) ** 2}
   found = verdicts.examine(table)
   assert found.series.drift < -2.5
@@ -286,7 +286,7 @@ def test_drift_is_said():
   )
 
 
-def test_dependence_is_said_and_thinned():
+def test_dependence_is_stated_and_values_are_thinned():
   table = {"norm": np.repeat(norms(300), 6)}
   found = verdicts.examine(table)
   assert found.stride >= 2 and found.lag in (5, 6)
@@ -339,13 +339,13 @@ def test_huge_norms_and_the_noise_scale():
 def test_clip_is_a_quantile():
   x = norms(2048, alpha=2.0)
   clip = verdicts.examine({"norm": x}).clip.norm
-  # True: sqrt(1000) = 31.6; its estimate from 128 excesses is within 40 %.
+  # The true value is sqrt(1000) = 31.6; 128 excesses give it within 40 %.
   assert 19 < clip < 52
 
 
 @pytest.mark.slow
 def test_a_log_of_a_million_rows_takes_less_than_ten_seconds(tmp_path):
-  """Of the processor, import included; 7.2 s on two busy cores."""
+  """Processor time, with imports; 7.2 s on two busy cores."""
   resource = pytest.importorskip("resource")
   n = 10**6
   path = tmp_path / "run.csv"

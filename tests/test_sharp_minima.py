@@ -1,4 +1,4 @@
-"""The example of truncated noise: its landscapes, a short run, complaints."""
+"""The example of sharp minima: its landscapes, a short run, errors."""
 
 import os
 import pathlib
@@ -25,7 +25,7 @@ def example(monkeypatch):
 
 
 def slow_curve(x):
-  """The landscape in float64, as it is written down."""
+  """The landscape in float64, written as its formula."""
   y = (x + 1.6) * (x + 1.3) ** 2 * (x - 0.2) ** 2 * (x - 0.7) ** 2 * (x - 1.6)
   y = y * (0.05 * abs(1.65 - x)) ** 0.6
   y = y * (1 + 1 / (0.01 + 4 * (x - 0.5) ** 2))
@@ -67,7 +67,7 @@ def test_chains_start_in_a_sharp_basin(example):
 
 
 @pytest.mark.parametrize("d", [1, 2])
-def test_the_noise_has_its_tail_and_knows_no_direction(example, d):
+def test_the_noise_has_its_tail_and_no_preferred_direction(example, d):
   z = np.asarray(example.lomax(jax.random.key(0), (200_000, d)))
   length = np.linalg.norm(z, axis=1)
   for x in (0.1, 1.0, 10.0, 100.0):
@@ -88,7 +88,7 @@ def test_a_short_run_prefers_wide_minima_if_truncated(example):
     assert np.max(abs(positions)) <= np.float32(1.6)
     wide[name] = shares.mean(axis=0)[1::2].sum()
   assert wide["heavy, truncated"] > 0.85 and wide["Gaussian"] == 0
-  steps = abs(np.diff(positions, axis=0))  # of Gaussian noise
+  steps = abs(np.diff(positions, axis=0))  # for Gaussian noise
   assert np.max(steps[10:]) < 0.01
 
 
@@ -145,12 +145,12 @@ def test_bad_arguments_are_one_line(example, argv, said):
 
 
 @pytest.mark.slow
-def test_what_the_theory_says(example, tmp_path):
+def test_the_predictions_of_the_theory(example, tmp_path):
   args = ["--seed", "1", "--output", str(tmp_path / "a.png")]
   results = example.run(example.parse(args))
   assert example.missed(results) == []
   assert (tmp_path / "a.png").stat().st_size < 300_000
-  # The known reference, whose chains were others.
+  # The known reference used other chains.
   for name, expected in {
     "heavy": [0.144, 0.408, 0.053, 0.395],
     "heavy, truncated": [0.005, 0.422, 0.005, 0.568],

@@ -1,4 +1,4 @@
-"""The tracker of sharpness, and AHTSGD beside its formula."""
+"""The sharpness tracker, and AHTSGD compared with its formula."""
 
 import math
 
@@ -24,7 +24,7 @@ def bowl(w):
 
 
 def track(steps, value_fn=bowl, params=None, **kwargs):
-  """Readings of every step."""
+  """The readings of every step."""
   params = jnp.ones(4) if params is None else params
   tx = htga_optax.track_sharpness(**kwargs)
 
@@ -52,11 +52,11 @@ def track(steps, value_fn=bowl, params=None, **kwargs):
   ],
 )
 def test_sources(source, expected):
-  params = jnp.zeros(4)  # where the expected sharpness is the trace
+  params = jnp.zeros(4)  # here the expected sharpness is the trace
   _, (sharpness, estimates, _) = track(
     200, source=source, every_k_steps=1, perturbation_scale=0.02, params=params
   )
-  if source == "expected_sharpness":  # of one draw each: 200 for the mean
+  if source == "expected_sharpness":  # one draw each, 200 for the mean
     deviation = 0.02**2 * np.sqrt(np.sum(EIGENVALUES**2) / 2 / 200)
     assert abs(np.mean(estimates) - expected) < 4 * deviation
   else:
@@ -64,8 +64,8 @@ def test_sources(source, expected):
     np.testing.assert_allclose(sharpness[-1], expected, rtol=1e-2)
 
 
-def test_power_iteration_goes_on_where_it_ended():
-  """A gap of 4: the error of the value falls by a constant each time."""
+def test_power_iteration_continues_from_its_last_vector():
+  """With a gap of 4, each step reduces the error by a constant factor."""
   _, (_, estimates, _) = track(12, every_k_steps=1)
   errors = 8 - np.asarray(estimates)
   assert errors[0] > 0.05 and errors[5] < 1e-3 * errors[0] + 1e-5
@@ -93,11 +93,11 @@ def test_the_loss_is_not_evaluated_between_measurements():
     num_matvecs=1,
   )
   jax.effects_barrier()
-  # At 0, 4 and 8: whether it is finite, where it is, and one draw.
+  # Steps 0, 4 and 8 each have three: is it finite, its value, and one draw.
   assert len(evaluated) == 3 * 3
 
 
-def test_by_hand_beside_the_reference():
+def test_readings_by_hand_equal_the_reference():
   values = [3.0, math.nan, 5.0, 0.2, math.inf, -1.0, 0.0, 40.0, 1e-3]
   tx = htga_optax.track_sharpness(decay=0.7, slow_decay=0.9, floor=1e-2)
   state = tx.init(jnp.ones(2))
@@ -146,7 +146,7 @@ SOURCES = ["top_eigenvalue", "trace", "mean_eigenvalue", "expected_sharpness"]
 
 @pytest.mark.parametrize("source", [*SOURCES, "by hand"])
 def test_healthy_steps_are_quiet(source):
-  """For checks of nan and of division by zero, from the first step on."""
+  """Checks for nan and division by zero find nothing, from step 0 on."""
   by_hand = source == "by hand"
   given = {"sharpness": 3.0} if by_hand else {"value_fn": bowl}
   tx = htga_optax.track_sharpness(
@@ -174,13 +174,13 @@ def test_a_decay_that_is_one_in_float32_gives_no_nan(decay):
   params = jnp.ones(4)
   with jax.debug_nans(True):
     _, state = tx.update(params, tx.init(params), params, value_fn=bowl)
-  # The average never moves, and is not known.
+  # The average never changes, so the reading stays unknown.
   assert (state.sharpness == 0) == (decay == "decay")
   assert state.sharpness_growth == 0 and state.sharpness_estimate > 0
 
 
 def data_parallel(tx, axis_name):
-  """A step on a part of the batch, of the loss's mean over all parts."""
+  """A step on one part of the batch; the loss is averaged over all parts."""
 
   def step(params, state, x):
     loss = lambda w: jnp.mean((x @ w) ** 2) / 2
@@ -287,8 +287,8 @@ def test_bad_arguments(kwargs, message):
   ],
 )
 @pytest.mark.parametrize("extra_args", [{}, {"value_fn": bowl}])
-def test_no_sharpness_says_both_ways(make, extra_args):
-  """Also with a loss and no parameters to take it at."""
+def test_without_sharpness_the_error_names_both_ways(make, extra_args):
+  """Also with a loss but without parameters."""
   tx = make()
   state = tx.init(jnp.ones(4))
   with pytest.raises(ValueError, match=r"value_fn= .* or sharpness="):
@@ -299,7 +299,7 @@ def test_no_sharpness_says_both_ways(make, extra_args):
 
 
 @pytest.mark.parametrize("response", ["rising", "falling", "growth"])
-def test_responses_beside_the_reference(response):
+def test_responses_equal_the_reference(response):
   reading = htga_optax.sharpness_alpha(response, 1.5, 2.0, alpha_min=1.2)
   assert reading.name == (
     "sharpness_growth" if response == "growth" else "sharpness"
@@ -318,7 +318,7 @@ def test_responses_beside_the_reference(response):
   [(None, False, 2.0), (0.5, False, 3.0), (0.5, True, 1.5)],
 )
 def test_ahtsgd_is_sgd_and_noise(scaling, momentum, nesterov, edge):
-  """With a falling learning rate, along the bowl, noise by the same key."""
+  """On the bowl, with a falling learning rate and noise from the same key."""
   rate = optax.exponential_decay(0.1, 5, 0.5)
   tx = htga_optax.ahtsgd(
     rate,

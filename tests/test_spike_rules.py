@@ -1,4 +1,4 @@
-"""The rules against spikes: each against its twin, on a log and in a chain."""
+"""The rules against spikes: each and its twin, on a log and in a chain."""
 
 import functools
 
@@ -32,7 +32,7 @@ SPIKES = [80, 90, 200, 201, 202, 350]
 
 @functools.cache
 def series():
-  """400 norms that fall, with spikes, and without what is not finite."""
+  """400 falling, finite norms with spikes."""
   norms = stats.lognorm(0.5).rvs(size=400, random_state=0)
   norms *= np.geomspace(3, 0.5, 400)
   norms[SPIKES] *= 100
@@ -48,9 +48,9 @@ def test_every_rule_has_a_twin():
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_a_rule_is_its_twin(name):
+def test_a_rule_equals_its_twin(name):
   expected = np.array(TWINS[name](series().astype(float).tolist()))
-  # The percentile is one of norms that are rounded up, by 1 part in 512.
+  # The percentile is of norms that are rounded up by 1 part in 512.
   rtol = 2.1e-3 if name == "AutoClip" else 2e-4
   np.testing.assert_allclose(applied(series(), name), expected, rtol=rtol)
   assert np.any(expected < series())
@@ -65,8 +65,10 @@ def test_zclip_with_the_bound_of_its_code():
 
 @pytest.mark.parametrize("name", [OURS, *TWINS])
 def test_a_log_and_a_chain_agree(name):
-  """Also where norms are not finite, and for each of two layers. (The fit of
-  a tail extrapolates rounding: 7e-4 were seen.)"""
+  """Also for norms that are not finite, and for each of two layers.
+
+  The fit of a tail extrapolates rounding errors: 7e-4 was observed.
+  """
   rtol = 1e-2 if name == OURS else 1e-5
   norms = series()[:256].copy()
   norms[[10, 120]] = np.nan, np.inf
@@ -90,7 +92,7 @@ def test_a_log_and_a_chain_agree(name):
   np.testing.assert_allclose(updates["b"][:, 0], after, rtol=rtol)
 
 
-def test_what_is_left_alone_is_the_norm_itself():
+def test_norms_that_are_not_clipped_are_unchanged():
   norms = np.array([0.1, 0.7, 1e-30, 0.0, 1e300])
   for after in spike_rules.apply(norms).values():
     assert after[3] == after[4] == 0
@@ -100,15 +102,15 @@ def test_what_is_left_alone_is_the_norm_itself():
   np.testing.assert_allclose(after[1], 0.5, rtol=1e-6)
 
 
-def test_equal_norms_are_left_alone():
-  """But by AdaGC's clip at 1 in its warm-up."""
+def test_equal_norms_are_not_clipped():
+  """AdaGC clips at 1 in its warm-up, so the norms are below 1."""
   norms = np.full(300, 0.7)
   for name, after in spike_rules.apply(norms).items():
     np.testing.assert_array_equal(after, norms, err_msg=name)
 
 
-def test_a_level_out_of_reach_is_skipped_for_good():
-  """As in axlearn: its mean begins at 1, and skipped norms do not enter."""
+def test_a_level_above_the_bound_is_always_skipped():
+  """As in axlearn, the mean starts at 1 and does not include skipped norms."""
   after = spike_rules.apply(np.full(100, 25.0))["20 times the mean"]
   assert not after.any()
 

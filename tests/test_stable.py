@@ -1,4 +1,4 @@
-"""The stable law against SciPy, its characteristic function and its cipher."""
+"""The stable law compared with SciPy and with formulas, and its cipher."""
 
 import functools
 import math
@@ -32,7 +32,7 @@ def sample(alpha, beta=0.0, n=1_000_000, key=0):
 
 @pytest.fixture
 def s0(monkeypatch):
-  """SciPy's law in S0, the parametrization of ours."""
+  """SciPy's law in S0, the parametrization that we use."""
   monkeypatch.setattr(stats.levy_stable, "parameterization", "S0")
   return stats.levy_stable
 
@@ -51,7 +51,7 @@ def test_kolmogorov_smirnov_against_scipy(s0, alpha, beta):
   "alpha, beta", [law for law in LAWS if law not in {(1.05, 1.0)}]
 )
 def test_distribution_function_of_scipy(s0, alpha, beta):
-  """SciPy integrates; each frequency within four standard errors."""
+  """SciPy integrates; frequencies agree within four standard errors."""
   x = sample(alpha, beta)
   at = np.float64([-20, -5, -2, -1, -0.3, 0, 0.3, 1, 2, 5, 20])
   p = s0.cdf(at, alpha, beta)
@@ -62,7 +62,7 @@ def test_distribution_function_of_scipy(s0, alpha, beta):
 
 @pytest.mark.parametrize("alpha, beta", LAWS)
 def test_characteristic_function_of_a_sample(s0, alpha, beta):
-  """Of ours and of SciPy's, whose formula is another."""
+  """Our samples and those of SciPy, which uses another formula."""
   t = np.float64([-3, -1, -0.1, 0.02, 0.3, 1, 2])
   phi = np.asarray(stable.phi(t, alpha, beta))
   assert phi.dtype == np.complex64
@@ -93,7 +93,7 @@ def test_characteristic_function_at_its_ends():
   "alpha, beta", [*LAWS, (0.1, 0.0), (0.3, 1.0), (0.99, 0.7), (1.001, -1.0)]
 )
 def test_every_sample_is_that_of_the_textbook_formula(alpha, beta):
-  """Nolan's, in float64 and in S1, from the same words."""
+  """Nolan's formula, in float64 and in S1, from the same random words."""
   n = 100_000
   words = _threefry._words(jax.random.key_data(KEY), _threefry._counters((n,)))
   angle, r = (
@@ -118,7 +118,7 @@ def test_every_sample_is_that_of_the_textbook_formula(alpha, beta):
   found = [stable.sample(KEY, alpha, beta, (n,))]
   if beta == 0:
     found.append(stable.sample(KEY, alpha, jnp.zeros([]), (n,)))
-  most = 1e37  # about where float32 ends; the exponent is off by 1e-6/alpha
+  most = 1e37  # near the float32 maximum; the exponent is off by 1e-6/alpha
   for y in found:
     y, x = np.clip(y, -most, most), np.clip(x, -most, most)
     np.testing.assert_allclose(y, x, rtol=1e-5 / alpha, atol=2e-6)
@@ -136,7 +136,7 @@ def test_is_continuous_where_alpha_is_one(beta):
 
 
 def test_a_one_sided_law_ends_where_it_should():
-  """At -beta tan(pi alpha/2) where alpha < 1, in S0."""
+  """For alpha < 1 it ends at -beta tan(pi alpha/2), in S0."""
   for alpha in (0.3, 0.5, 0.8):
     end = math.tan(math.pi * alpha / 2)
     assert np.min(sample(alpha, 1.0)) >= -end * (1 + 1e-5)
@@ -160,7 +160,7 @@ def test_laplace_transform_of_the_positive_law(alpha):
 
 @pytest.mark.parametrize("alpha", [0.5, 1.2, 1.9, 2.0])
 def test_isotropic_vectors(alpha):
-  """In any direction the same law; the direction says nothing of the size."""
+  """All directions have one law, and direction and size are independent."""
   x = np.asarray(stable.isotropic(KEY, alpha, (300_000, 3)), np.float64)
   assert np.all(np.isfinite(x))
   for t in ([1, 0, 0], [0.1, 0.2, -0.3], [0, 2, 2]):
@@ -181,8 +181,10 @@ def test_isotropic_vectors(alpha):
 
 @pytest.mark.parametrize("alpha", [0.8, 1.05, 1.2, 1.5, 1.9, 2.0])
 def test_frequency_far_out(alpha):
-  """Where it is 1e-5 and 1e-6, by the series of the tail; see
-  benchmarks/stable_tails.py for 1e-7 and a thousand million draws."""
+  """Frequencies of 1e-5 and 1e-6, compared with the series of the tail.
+
+  benchmarks/stable_tails.py has 1e-7 and 1e9 draws.
+  """
 
   def terms(x):
     k = np.arange(1, 4)
@@ -207,7 +209,7 @@ def test_frequency_far_out(alpha):
 @pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 1.0, -0.5])
 def test_is_finite_everywhere(beta):
-  """1e8 draws for each alpha, without and with a skewness."""
+  """1e8 draws for each alpha, with and without skewness."""
 
   @jax.jit
   def lost(alpha):
@@ -226,11 +228,11 @@ WORST = np.uint32([0, 1, 2**31 - 1, 2**31, 2**31 + 1, 2**32 - 1, 2**30])
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_is_finite_at_the_ends_of_the_words(monkeypatch, request, dtype):
-  """All pairs of extreme words, for every kind of alpha and beta."""
+  """All pairs of extreme random words, for every kind of alpha and beta."""
   x, y = (jnp.asarray(v.ravel()) for v in np.meshgrid(WORST, WORST))
   monkeypatch.setattr(_sampling, "_words", lambda *_: (x, y))
   jax.clear_caches()
-  request.addfinalizer(jax.clear_caches)  # of what was traced with these words
+  request.addfinalizer(jax.clear_caches)  # of programs traced with these words
   near = np.float32([1, 2])
   below = np.nextafter(near, 0, dtype=np.float32)
   above = np.nextafter(near, 3, dtype=np.float32)[:1]
@@ -271,7 +273,7 @@ def test_words_are_those_of_jax(shape):
   [(2**17, 2**16), (3, 2**31 - 1), (2**20, 5, 2**12 + 3), (70_001, 70_003)],
 )
 def test_counters_of_more_than_32_bits(shape):
-  """Of the last rows, which a loop over them alone computes."""
+  """Only the last rows, which a loop over them computes."""
   rows = (slice(-1, None),) * (len(shape) - 1) + (slice(-5, None),)
   high, low = jax.jit(lambda: [x[rows] for x in _threefry._counters(shape)])()
   found = [int(h) << 32 | int(x) for h, x in zip(high.ravel(), low.ravel())]
@@ -406,7 +408,7 @@ def test_gradient_in_alpha(alpha, beta):
 # -- where it runs ----------------------------------------------------------
 
 
-def test_eager_and_jit_are_one():
+def test_eager_equals_jit():
   for law in ((1.5, 0.0), (1.0, 0.5)):
     inside = jax.jit(lambda law=law: stable.sample(KEY, *law, (1000,)))()
     np.testing.assert_allclose(
@@ -455,7 +457,7 @@ def test_sharding_of_an_explicit_mesh():
 
 @pytest.mark.cpu
 def test_is_one_loop_over_the_output():
-  """Nothing of the size of the sample is stored but the sample."""
+  """No other array of the size of the sample is stored."""
   f = jax.jit(lambda key, a: stable.sample(key, a, shape=(1000, 1003)))
   memory = f.lower(KEY, 1.5).compile().memory_analysis()
   assert memory.temp_size_in_bytes < 10_000

@@ -1,4 +1,4 @@
-"""The sorted window and the windowed estimator against lists and sorts."""
+"""The sorted window and the windowed estimator, by lists and sorts."""
 
 import jax
 from jax import lax
@@ -71,7 +71,7 @@ def test_windowed_hill_is_hill_of_the_window():
   for i in range(63, 500):
     expected = reference.hill(xs[i - 63 : i + 1], 8)
     np.testing.assert_allclose(tail_index[i], expected, rtol=1e-5)
-    # Dependence and bias widen it (tests/test_intervals.py says by how much).
+    # Dependence and bias widen it (tests/test_intervals.py tests by how much).
     low, high = reference.hill_interval(expected, 8)
     assert interval[i, 0] < low * 1.00001 and interval[i, 1] > high * 0.99999
 

@@ -1,4 +1,4 @@
-"""Streaming forms against loops over all values, and on samples from SciPy."""
+"""Streaming forms: compared with loops over all values, on SciPy's samples."""
 
 import functools
 
@@ -91,7 +91,7 @@ def test_windowed_is_its_estimator_of_the_window():
   assert not np.any(estimates.interval)
 
 
-def test_ew_hill_is_its_twin():
+def test_ew_hill_equals_its_twin():
   xs = np.abs(signed_pareto(300))
   xs[50:55] = 0.0
   _, estimates = follow(streaming.ew_hill(0.95, 0.2), xs)
@@ -122,7 +122,7 @@ def test_ew_hill_is_its_twin():
     ),
   ],
 )
-def test_stable_law_forms_are_their_twins(name, twin, standard_error):
+def test_stable_law_forms_equal_their_twins(name, twin, standard_error):
   xs = stats.levy_stable.rvs(1.5, 0, 3.0, 2.0, size=150, random_state=0)
   xs = xs.astype(np.float32)
   _, estimates = follow(ESTIMATORS[name], xs)
@@ -138,7 +138,7 @@ def test_stable_law_forms_are_their_twins(name, twin, standard_error):
     np.testing.assert_allclose(estimates.interval[i], ends, rtol=1e-3)
 
 
-def test_hill_all_and_automatic_k_are_their_twins():
+def test_hill_all_and_automatic_k_equal_their_twins():
   for i, x in enumerate(
     (signed_pareto(100), np.random.default_rng(0).standard_t(3, 100))
   ):
@@ -152,7 +152,7 @@ def test_hill_all_and_automatic_k_are_their_twins():
     assert estimators.automatic_k(x, max_k=25, min_k=25) == 25
 
 
-def test_hill_all_says_where_it_ends():
+def test_hill_all_is_nan_beyond_positive_values():
   x = [4.0, 2.0, 2.0, 0.0, -1.0]
   np.testing.assert_allclose(
     estimators.hill_all(x), [1 / np.log(2), 2 / np.log(2), np.nan, np.nan]
@@ -164,7 +164,7 @@ def test_hill_all_says_where_it_ends():
 
 
 def test_a_window_of_equal_values_is_lighter_than_any_power_law():
-  """As a window with a tail that is lighter than any power law is."""
+  """It reads 1e6, as does a tail that is lighter than any power law."""
   for xs, estimator in (
     (np.ones(40), streaming.windowed_hill(32, 8)),
     (np.linspace(1, 2, 40), ESTIMATORS["windowed"]),
@@ -201,7 +201,7 @@ def test_a_flat_window_scores_no_values():
   assert np.all(np.abs(estimates.misfit) < 2.5)
 
 
-def test_what_others_estimate_is_made_finite():
+def test_estimates_of_other_estimators_become_finite():
   for value, expected in ((np.nan, 0), (np.inf, 1e6), (-1.0, 0), (2.0, 2)):
     estimator = streaming.windowed(lambda x, value=value: value + 0 * x[0], 4)
     _, estimates = follow(estimator, np.ones(6))
@@ -221,7 +221,7 @@ QUIET = ESTIMATORS | {
 
 @pytest.mark.parametrize("name", QUIET)
 def test_ordinary_values_are_quiet_under_debug_nans(name):
-  """In eager steps, before the window is full and after."""
+  """In eager steps, before and after the window is full."""
   estimator = QUIET[name]
   state = estimator.init()
   with jax.debug_nans(True):
@@ -234,7 +234,7 @@ def test_ordinary_values_are_quiet_under_debug_nans(name):
 
 @pytest.mark.parametrize("name", QUIET)
 def test_ordinary_values_are_quiet_under_float_checks(name):
-  """No nan and no division by zero, also not in what is thrown away."""
+  """No nan and no division by zero, not even in discarded values."""
   estimator = QUIET[name]
   xs = np.abs(signed_pareto(70))
 
@@ -248,7 +248,7 @@ def test_ordinary_values_are_quiet_under_float_checks(name):
   checked = jax.jit(checkify.checkify(run, errors=checkify.float_checks))
   for values in (xs, np.ones(70), np.zeros(70)):
     if estimator is not ESTIMATORS["windowed_hill"] and values is not xs:
-      continue  # equal values are not a sample of any law
+      continue  # equal values are no sample of a law
     error, _ = checked(jnp.float32(values))
     error.throw()
 
@@ -266,7 +266,7 @@ def test_ordinary_values_are_quiet_under_float_checks(name):
   ],
 )
 def test_gradients_through_a_loop_of_steps(name):
-  """By reverse mode and by forward mode."""
+  """In reverse mode and in forward mode."""
   estimator = ESTIMATORS[name]
   xs = jnp.float32(np.abs(signed_pareto(40)))
   state, _ = follow(estimator, xs)
@@ -286,7 +286,7 @@ def test_gradients_through_a_loop_of_steps(name):
 
 @pytest.mark.parametrize("alpha", [0.8, 1.5, 3.0])
 def test_ew_hill_is_as_good_as_a_window(alpha):
-  """Medians within 5 percent, the noise within a fifth, of k = 20 values."""
+  """Medians agree within 5 percent, and the noise within a fifth; k = 20."""
   samples = stats.pareto.rvs(alpha, size=(400, 800), random_state=0)
   estimate = last(streaming.ew_hill(0.99, 0.1), samples)
   log_error = np.log(estimate.tail_index / alpha)
@@ -324,7 +324,7 @@ def test_stable_law_forms_recover_alpha(form, standard_error, alpha):
 
 
 @pytest.mark.parametrize("factor", [10.0, 0.1])
-def test_ew_hill_says_when_the_level_moves_and_follows(factor):
+def test_ew_hill_flags_a_moving_level_and_follows_it(factor):
   samples = stats.pareto.rvs(1.5, size=(100, 1500), random_state=0)
   samples[:, 700:] *= factor
   ew = streaming.ew_hill(0.99, 0.1)
@@ -358,7 +358,7 @@ def test_scan_is_loop_and_vmap(estimator):
   xs = np.abs(xs) if estimator is ESTIMATORS["ew_hill"] else xs
   scanned, estimates = follow(estimator, xs)
   state = estimator.init()
-  jitted = jax.jit(estimator.update)  # eager steps are slow: three will do
+  jitted = jax.jit(estimator.update)  # eager steps are slow: three are enough
   for i, x in enumerate(xs):
     update = jitted if i < 57 else estimator.update
     state = update(state, x)

@@ -1,4 +1,4 @@
-"""What pip has installed: the package alone, and what its metadata say."""
+"""The installed package: nothing but the package, with correct metadata."""
 
 from importlib import metadata
 import json

@@ -1,9 +1,9 @@
 """Training on many devices, on many hosts, and through crashes.
 
-Curves of different ways, and of different numbers of devices, are compared to
-1e-4 relatively: averages over devices are summed in another order, and 24 steps
-with momentum let the rounding of float32, 1e-7, grow. A resumed run is compared
-bit for bit.
+Curves of different ways and numbers of devices are compared to a relative error
+of 1e-4: averages over devices are summed in another order, and the float32
+rounding of 1e-7 grows in 24 steps with momentum. A resumed run is compared bit
+for bit.
 """
 
 import functools
@@ -51,7 +51,7 @@ def trainer(way, optimizer, devices, **kwargs):
 
 
 def curve(run, state=None, first=0, last=24):
-  """The logs of these steps, from a logical state, and the one after them."""
+  """The logs of these steps from a logical state, and the state after them."""
   state, logs = run.place(run.start() if state is None else state), []
   for step in range(first, last):
     state, log = run.step(state, run.batch(step))
@@ -84,7 +84,7 @@ def assert_close(one, other):
   ],
 )
 @pytest.mark.devices(8)
-def test_every_way_is_one_device(optimizer, way):
+def test_every_way_equals_one_device(optimizer, way):
   start, one = one_device(optimizer)
   assert one[0]["loss"][-1] < one[0]["loss"][0]
   run = trainer(way, optimizer, 8)
@@ -103,8 +103,8 @@ def test_a_start_does_not_depend_on_devices():
   not hasattr(jax, "set_mesh"),
   reason="with JAX 0.7.0 orbax cannot save arrays that are split",
 )
-def test_a_run_goes_on_elsewhere(tmp_path):
-  """Other ways and numbers of devices; the same curve."""
+def test_a_run_continues_on_other_devices(tmp_path):
+  """Other ways and numbers of devices give the same curve."""
   import checkpoints
 
   _, (whole, _) = one_device("htga")
@@ -132,7 +132,7 @@ def test_large_parameters_are_split():
   assert parts[16, 10] == (16, 10)  # too small
   trace = (
     state["opt_state"].members[-1][0].trace
-  )  # the momentum, where its weights are
+  )  # the momentum has the sharding of its weights
   where = lambda tree: [x.sharding for x in jax.tree.leaves(tree)]
   assert where(trace) == where(state["params"])
 
@@ -168,7 +168,7 @@ def command(*args):
 
 
 def trained(*args):
-  """What the command prints; it must end well."""
+  """The output of the command, which must succeed."""
   done = subprocess.run(
     command(*args), capture_output=True, text=True, env=environment()
   )
@@ -203,7 +203,7 @@ def losses(path):
   ],
 )
 @pytest.mark.devices(8)
-def test_many_processes_are_one(way, processes, optimizer, tmp_path):
+def test_many_processes_equal_one(way, processes, optimizer, tmp_path):
   args = ["--optimizer", optimizer, "--steps", 20, "--log-every", 1]
   trained(*args, "--csv", tmp_path / "one.csv")
   trained(
@@ -233,7 +233,7 @@ train.main()
 
 @slow
 def test_a_process_that_dies_stops_the_others(tmp_path):
-  """At once, with one line that says which one; and none is left over."""
+  """The others stop at once, none remains, and one line names the dead one."""
   script = tmp_path / "train.py"
   script.write_text(DIES.format(examples=str(EXAMPLES), folder=tmp_path))
   more = ["--processes", "2", "--steps", str(10**6), "--log-every", "1000000"]
@@ -282,10 +282,11 @@ def assert_same_bits(one, other):
 
 
 def killed_until_done(args, folder, kills):
-  """Kills the command at random moments; then lets it end.
+  """Kills the command at random times, then lets it finish.
 
-  Every fifth time it is killed while it starts, else after new checkpoints,
-  about one more of which is written in the time that it has.
+  Every fifth time, the command is killed while it starts. Otherwise it is
+  killed at a random time after a new checkpoint, in which it writes about one
+  more.
   """
   rng, steps = random.Random(0), lambda: set(folder.glob("[0-9]*[0-9]"))
   for i in range(kills):
@@ -313,7 +314,7 @@ def killed_until_done(args, folder, kills):
     pytest.param("ahtsgd", 20, 10_000, marks=slow),
   ],
 )
-def test_a_killed_run_ends_as_one_that_was_not(
+def test_a_killed_run_ends_like_an_uninterrupted_one(
   optimizer, kills, steps, tmp_path
 ):
   args = ["--optimizer", optimizer, "--steps", steps, "--log-every", 10]
@@ -335,7 +336,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
 
 @pytest.fixture
 def checkpoints(tmp_path):
-  """Of two steps, and a function that opens them."""
+  """Checkpoints of two steps, and a function that opens them."""
   import checkpoints
 
   run = trainer("jit", "htga", 1)
@@ -367,7 +368,7 @@ def test_a_checkpoint_is_read(checkpoints):
 
 @pytest.fixture
 def unraisable():
-  """Orbax leaves coroutines behind where it fails: they end here, unheard."""
+  """Orbax leaves coroutines when it fails; their warnings are ignored here."""
   yield
   gc.collect()
 
@@ -402,8 +403,8 @@ def test_a_damaged_checkpoint_is_one_line(
 
 
 @pytest.mark.filterwarnings(UNHEARD)
-def test_a_bit_that_orbax_does_not_miss_is_missed(checkpoints, unraisable):
-  """Which bytes matter depends on the order in which orbax wrote them."""
+def test_a_flipped_bit_that_orbax_misses_is_detected(checkpoints, unraisable):
+  """The bytes that matter depend on the order in which orbax writes them."""
   bits = lambda: [
     np.asarray(x).tobytes() for x in jax.tree.leaves(saved(checkpoints.folder))
   ]
@@ -448,7 +449,7 @@ def test_a_checkpoint_of_another_version_is_one_line(checkpoints):
   ],
   ids=["later", "cut off", "empty"],
 )
-def test_a_log_is_taken_back_to_the_checkpoint(text, kept, tmp_path):
+def test_a_log_is_cut_back_to_the_checkpoint(text, kept, tmp_path):
   import train
 
   file = tmp_path / "run.csv"

@@ -18,7 +18,7 @@ SIZES = {"window_size": 32, "k": 4}
 
 
 def heavy_gradients(steps=120, shape=(5,), alpha=1.5, seed=0):
-  """Directions on the sphere times Pareto(alpha) norms."""
+  """Random directions on the sphere, times Pareto(alpha) norms."""
   rng = np.random.default_rng(seed)
   g = rng.standard_normal((steps, *shape))
   g /= np.linalg.norm(g.reshape(steps, -1), axis=1).reshape(-1, 1)
@@ -48,7 +48,7 @@ def log(states, name):
 # -- tracker ----------------------------------------------------------------
 
 
-def test_tracker_is_its_twin_and_passes_updates_on():
+def test_tracker_equals_its_twin_and_passes_updates_on():
   grads = heavy_gradients()
   grads[40] = np.nan
   grads[41, 2] = np.inf
@@ -61,7 +61,7 @@ def test_tracker_is_its_twin_and_passes_updates_on():
   assert log(states, "nonfinite_count")[-1] == twin.nonfinite_count == 2
 
 
-def test_tracker_reads_what_its_estimator_says():
+def test_tracker_reads_its_estimator():
   grads = heavy_gradients(100)
   grads[40] = np.nan
   grads[60:80] = grads[60] / np.linalg.norm(grads[60])
@@ -114,8 +114,11 @@ def test_tracker_per_layer_holds_a_window_per_leaf():
 
 
 def test_a_tail_that_is_lighter_than_any_power_law_is_read_as_such():
-  """Not as the last heavy value, which is what the window held before. (Over a
-  level, norms that become constant come to be so little by little.)"""
+  """The reading is 1e6, not the last heavy value of the window before it.
+
+  Without a level here: divided by a level, norms that become constant approach
+  a constant only slowly.
+  """
   grads = heavy_gradients(40)
   constant = np.ones((40, 5), np.float32)
   zeros = np.zeros((40, 5), np.float32)
@@ -125,13 +128,13 @@ def test_a_tail_that_is_lighter_than_any_power_law_is_read_as_such():
   )
   tail_index = log(states, "tail_index")
   assert np.all((tail_index[31:40] > 0) & (tail_index[31:40] < 100))
-  # From when on the five largest norms in the window are equal.
+  # From here on, the five largest norms in the window are equal.
   np.testing.assert_array_equal(tail_index[72:80], 1e6)
   np.testing.assert_array_equal(tail_index[-1], 0)
 
 
 def test_stacked_layers_are_layers():
-  """A leaf [L, ...], as scan stacks them, reads what L leaves read."""
+  """A leaf [L, ...] of stacked layers gives the readings of L leaves."""
   heavy, light = heavy_gradients(alpha=1.0), heavy_gradients(alpha=5.0, seed=2)
   grads = {"blocks": np.stack([heavy, light], axis=1), "head": heavy}
   apart = {"blocks": {"0": heavy, "1": light}, "head": heavy}
@@ -190,7 +193,7 @@ def test_tracker_takes_any_streaming_estimator():
 
 
 def test_a_trend_reads_as_a_tail_unless_norms_are_over_their_level():
-  """The trap of the docstring: no randomness at all, and yet an index."""
+  """The trap in the docstring: norms without randomness have an index."""
   falling = np.geomspace(100, 1, 512, dtype=np.float32)[:, None]
   _, states = scan(htga_optax.track_tail_index(256, 16), falling)
   assert log(states, "tail_index")[-1] > 100
@@ -221,7 +224,7 @@ RESPONSES = {
 
 @pytest.mark.parametrize("tau", [None, 3.0])
 @pytest.mark.parametrize("response", RESPONSES)
-def test_amplify_is_its_twin(response, tau):
+def test_amplify_equals_its_twin(response, tau):
   ours, theirs = RESPONSES[response]
   grads = heavy_gradients()
   grads[50] = 0
@@ -248,7 +251,7 @@ def test_amplify_is_its_twin(response, tau):
 
 
 def test_amplified_norms_have_index_alpha_over_gamma():
-  """Exactly so in every sample, because Hill's estimator is homogeneous."""
+  """This is exact in every sample, since Hill's estimator is homogeneous."""
   grads = heavy_gradients(2000, alpha=2.0)
   for gamma in (0.5, 1.0, 1.5, 2.0):
     tx = htga_optax.amplify(lambda _, gamma=gamma: gamma, tau=3.0)
@@ -260,8 +263,11 @@ def test_amplified_norms_have_index_alpha_over_gamma():
 
 @pytest.mark.parametrize("alpha", [1.2, 1.6, 2.5])
 def test_ratio_exponent_controls_the_tail_index(alpha):
-  """From a window of 1024 with k = 100 the exponent has a standard error of
-  10 %, and so has the estimate on the output: 30 % allowed for both."""
+  """The tolerance is 30 %.
+
+  With a window of 1024 and k = 100, the exponent has a standard error of 10 %,
+  and so has the estimate on the output.
+  """
   grads = heavy_gradients(6000, alpha=alpha)
   tx = htga_optax.scale_by_htga(
     1024, 100, response="ratio", target=2.0, tau=3.0
@@ -373,7 +379,7 @@ def test_unless_rejected_waits_layer_by_layer():
 
 
 def warm_up(steps=700, until=60):
-  """Pareto(4) norms, four times as large at first."""
+  """Pareto(4) norms; the first ones are four times as large."""
   grads = heavy_gradients(steps, alpha=4.0)
   grads[:until] *= 4
   return grads
@@ -463,7 +469,7 @@ def test_every_optimizer_drops_a_step_that_is_not_finite(tx, bad):
   assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state))
 
 
-def test_htga_is_its_twin():
+def test_htga_equals_its_twin():
   grads = heavy_gradients()
   tx = htga_optax.htga(0.3, momentum=0.9, **SIZES, tau_decay=0.95)
   updates, _ = scan(tx, grads)
@@ -479,7 +485,7 @@ def test_htga_is_its_twin():
   np.testing.assert_allclose(updates, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_tail_index_sgd_is_its_twin():
+def test_tail_index_sgd_equals_its_twin():
   grads = heavy_gradients()
   updates, _ = scan(htga_optax.tail_index_sgd(0.3, 0.9, **SIZES), grads)
   tracker = reference.Tracker(**SIZES)
@@ -515,7 +521,7 @@ def test_momentum_survives_a_gradient_that_is_not_finite():
 
 
 def recorder(names):
-  """A transformation that keeps the readings it is given."""
+  """A transformation that stores the readings it gets."""
 
   def init(params):
     del params
@@ -536,7 +542,7 @@ def test_relay_without_trackers_is_chain():
   np.testing.assert_array_equal(ours, theirs)
 
 
-def test_the_place_in_the_chain_says_what_is_measured():
+def test_the_place_in_the_chain_determines_what_is_measured():
   grads = heavy_gradients()
   track = htga_optax.track_tail_index(**SIZES)
   _, raw = scan(htga_optax.relay(track, optax.clip_by_global_norm(2.0)), grads)
@@ -589,7 +595,7 @@ def test_a_reading_may_be_passed_by_hand():
 
 
 def test_a_listener_in_a_chain_beside_a_line_search_gets_its_reading():
-  """The search refuses arguments that it does not know."""
+  """The line search refuses unknown arguments."""
   loss = lambda w: jnp.sum(jnp.arange(1.0, 6.0) * w**2)
   tx = htga_optax.relay(
     htga_optax.track_tail_index(**SIZES),
@@ -629,7 +635,7 @@ def test_a_member_with_fixed_keywords_gets_those_that_it_takes():
   )
 
 
-def test_readings_that_stand_twice_get_their_paths():
+def test_readings_of_one_name_get_their_paths():
   tx = optax.named_chain(
     ("gradients", htga_optax.track_tail_index(**SIZES)),
     ("htga", htga_optax.htga(0.1, **SIZES)),
@@ -642,7 +648,7 @@ def test_readings_that_stand_twice_get_their_paths():
 
 @pytest.mark.parametrize("factor", [np.nan, np.inf, -np.inf])
 def test_a_factor_that_is_not_finite_gives_zeros(factor):
-  """As 1/r does at a zero gradient, which must not end a run."""
+  """A factor such as 1/r at a zero gradient must not end a run."""
   law = htga_optax.Controller(
     optax.EmptyState, lambda r, state: (factor + 0 * r, state)
   )
@@ -666,7 +672,7 @@ def test_by_layer_names_what_is_measured():
 
 @pytest.mark.devices(8)
 def test_norms_of_shards_are_joined():
-  """Updates that are split by hand, with the axis named and without."""
+  """Updates that are split by hand, with and without an axis name."""
   mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
   g = heavy_gradients(1, shape=(64,))[0] * 1e25
   for tx in (htga_optax.truncate(1.0, shard_axis_name="model"),):
@@ -746,7 +752,7 @@ def test_bad_arguments_are_one_sentence_with_the_value(make, error, sentence):
 )
 def test_a_listener_without_its_reading_says_how_to_get_it(listener):
   grads = jnp.ones(3)
-  # A plain chain does not hand on what the tracker reads.
+  # A plain chain does not pass the reading on.
   tx = optax.chain(htga_optax.track_tail_index(), listener)
   with pytest.raises(ValueError, match=r"track_tail_index\(\) before it in"):
     jax.jit(tx.update)(grads, tx.init(grads))

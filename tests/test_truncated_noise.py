@@ -1,4 +1,4 @@
-"""The example of truncated noise on images: its net, short runs, complaints."""
+"""The example of truncated noise on images: its net, short runs, errors."""
 
 import os
 import pathlib
@@ -21,7 +21,7 @@ for package in ("flax", "matplotlib", "rich", "scipy"):
 @pytest.fixture
 def example(monkeypatch):
   monkeypatch.syspath_prepend(EXAMPLES)
-  monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # it adds to it
+  monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # restored later
   import truncated_noise
 
   return truncated_noise
@@ -29,7 +29,7 @@ def example(monkeypatch):
 
 @pytest.fixture
 def arrays():
-  """A learnable toy: the class is where the image is bright."""
+  """Toy data that can be learnt: the bright part of an image is its class."""
   rng = np.random.default_rng(0)
   y = rng.integers(0, 2, 150)
   x = rng.integers(0, 60, (150, 16, 16), dtype=np.uint8)
@@ -46,7 +46,7 @@ SMALL = ["--dataset", "toy.npz", "--clean", "50", "--wrong", "10"]
 
 
 def test_the_net_is_the_one_of_11330_parameters(example):
-  """Valid convolutions and max pools, as XLA has them; in blocks of images."""
+  """Valid convolutions and max pools of XLA, in blocks of images."""
   model = lambda key: example.Net((28, 28, 1), 10, example.nnx.Rngs(key))
   examiner = example.Examiner(model)
   params = examiner.begin(jax.random.key(0))
@@ -75,14 +75,14 @@ def test_the_net_is_the_one_of_11330_parameters(example):
   images = rng.integers(0, 256, (130, 28, 28, 1), np.uint8)
   logits = examiner.logits(params, images)
   assert logits.shape == (10, 130)
-  # Sums of at most 250 products of order 1, in another order.
+  # The sums of up to 250 products of order 1 are taken in another order.
   np.testing.assert_allclose(
     logits, expected(params, images), rtol=1e-4, atol=1e-5
   )
 
 
 def test_labels_are_wrong_at_the_end_only(example, arrays):
-  arrays["x_train"][:, 0, 0] = np.arange(70)  # which image it is
+  arrays["x_train"][:, 0, 0] = np.arange(70)  # the number of the image
   dataset = example.data._checked(*arrays.values(), "toy")
   problem = example.make_problem(dataset, 40, 30, seed=3)
   rows = np.asarray(problem.images)[:, 0, 0, 0]
@@ -93,7 +93,7 @@ def test_labels_are_wrong_at_the_end_only(example, arrays):
 
 
 def test_the_gate_is_open_in_a_tenth_of_the_steps(example):
-  """Until the noise is switched off, and then never."""
+  """After the noise is switched off, the gate stays closed."""
   settings = example.parse(["--steps", "3000"]).settings
   tx = example.make_optimizer(example.METHODS["Our 2"], settings, 0)
   zero = jnp.zeros(2)
@@ -110,7 +110,7 @@ def test_the_gate_is_open_in_a_tenth_of_the_steps(example):
 
 
 def test_the_sharpness_is_that_of_a_parabola(example, monkeypatch, arrays):
-  """With a loss of |theta|^2 around 0: the mean of chi squared."""
+  """For the loss |theta|^2 around 0, it is the mean of a chi-squared law."""
   monkeypatch.setattr(example, "losses", lambda logits, labels: logits)
   monkeypatch.setattr(
     example.Examiner,
@@ -122,7 +122,7 @@ def test_the_sharpness_is_that_of_a_parabola(example, monkeypatch, arrays):
   found = example.Examiner(model).sharpness(
     {"a": jnp.zeros(200)}, jax.random.key(0), problem
   )
-  # Each draw has a relative standard deviation of sqrt(2/200), and all a tenth.
+  # Each draw has a relative sd of sqrt(2/200), and their mean a tenth of that.
   np.testing.assert_allclose(found, 200 * 0.01**2, rtol=4 * 0.01)
 
 
@@ -146,7 +146,7 @@ def test_the_command_writes_a_picture_and_a_report(arrays, tmp_path):
   rows = (tmp_path / "table.md").read_text().splitlines()
   cells = [row.split(" | ") for row in rows if row.startswith("| ")]
   assert [row[0] for row in cells[2:]] == ["| SB", "| Our 2"]
-  for row in cells[2:]:  # the toy is learned
+  for row in cells[2:]:  # the toy data is learnt
     assert float(row[1].split(" ±")[0]) > 90, row
 
 
@@ -166,7 +166,7 @@ def test_a_report_replaces_its_own_table_only(example, tmp_path):
   assert "| SB | 60.00 ± 127.06 |" in twice
 
 
-def test_what_is_said_of_the_claim(example):
+def test_the_sentence_about_the_claim(example):
   sb = {"test": np.array([0.8, 0.81, 0.82]), "sharpness": np.ones(3)}
   better = {"test": sb["test"] + 0.1, "sharpness": np.array([0.5, 0.6, 0.4])}
   lost = {"test": sb["test"] - 0.1, "sharpness": np.array([np.nan, 1, 2])}
@@ -195,7 +195,7 @@ def test_what_is_said_of_the_claim(example):
     (["--dataset", "odd.npz"], "must be 16, 20, 24, ..., those of odd are 16"),
   ],
 )
-def test_what_cannot_be_is_one_line(
+def test_bad_arguments_are_one_line(
   example, arrays, tmp_path, monkeypatch, argv, said
 ):
   monkeypatch.chdir(tmp_path)

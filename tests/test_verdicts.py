@@ -1,4 +1,4 @@
-"""Verdicts do not overstate; spikes are listed with what is around them."""
+"""Verdicts do not overstate; listed spikes have their surroundings."""
 
 import io
 import pathlib
@@ -77,11 +77,11 @@ def divergence(x, window=2048):
 
 
 @pytest.mark.parametrize("name", DIVERGED)
-def test_a_run_that_diverged_is_called_that(name):
+def test_a_run_that_diverged_is_called_diverged(name):
   x, onset = DIVERGED[name]
   found = divergence(x)
   assert found is not None
-  # Within one stretch, of which half must be beyond.
+  # Within one stretch; half of its values must be beyond the bound.
   assert abs(found.step - onset) <= 10 * _divergence.STRETCH
   later = x[found.step <= STEPS]
   assert found.nonfinite == np.sum(~np.isfinite(later))
@@ -99,11 +99,11 @@ def test_a_run_that_diverged_is_called_that(name):
 
 
 @pytest.mark.parametrize("name", SOUND)
-def test_a_run_that_did_not_diverge_is_not_called_that(name):
+def test_a_run_that_did_not_diverge_is_not_called_diverged(name):
   assert divergence(SOUND[name]) is None
 
 
-def test_a_run_that_came_back_before_the_window_counts_as_sound():
+def test_a_run_that_recovered_before_the_window_counts_as_sound():
   x, onset = DIVERGED["grows and comes back"]
   assert divergence(x, 200) is None
   found = divergence(x, 500)
@@ -116,8 +116,8 @@ def test_the_page_of_a_run_that_diverged_has_no_picture_of_a_tail():
   assert len(made) == 1
 
 
-def test_few_independent_values_do_not_tell():
-  """The shape of a drifting run: a slow level and little noise around it."""
+def test_few_independent_values_give_no_verdict():
+  """Like a drifting run: a slow level with little noise around it."""
   rng = np.random.default_rng(3)
   x = np.exp(np.cumsum(0.02 * rng.standard_normal(N)))
   table = {"norm": x}
@@ -142,7 +142,7 @@ def test_few_independent_values_do_not_tell():
     (2.1, 40, False),
   ],
 )
-def test_wide_means_that_the_ends_say_opposite_things(low, high, few):
+def test_too_few_if_the_ends_of_the_interval_contradict(low, high, few):
   assert (verdicts.meaning(low, high)[:7] == "too few") == few
 
 
@@ -173,7 +173,7 @@ UPDATE = jax.jit(CLIP.update)
 
 @pytest.mark.parametrize("size", [300, 2048])
 def test_the_clip_is_that_of_the_transformation(size):
-  """Step by step, over the whole of a run that its window forgets."""
+  """Step by step, over a run that is longer than the window."""
   x = heavy(size)
   state, update = jax.jit(CLIP.init)(jnp.zeros(1)), UPDATE
   counts = [0]
@@ -190,7 +190,7 @@ def test_the_clip_is_that_of_the_transformation(size):
   assert found.clipped == counts[-1] - counts[-1 - last]
 
 
-def test_the_clip_is_silent_before_as_many_norms_as_is_said():
+def test_the_clip_acts_from_the_stated_number_of_norms():
   x = calm(_clip.CLIP_FEWEST + 1)
   spike = np.full(1, 1e9)
   for size, clips in ((_clip.CLIP_FEWEST - 1, 0), (_clip.CLIP_FEWEST, 1)):
@@ -198,7 +198,7 @@ def test_the_clip_is_silent_before_as_many_norms_as_is_said():
     assert found.clipped == clips
 
 
-def test_a_short_run_says_what_its_clip_lacks():
+def test_a_short_run_states_the_limits_of_its_clip():
   table = {"norm": heavy(300)}
   found = verdicts.examine(table)
   said = " ".join(verdicts.sentences(found, table))
@@ -246,7 +246,7 @@ def test_a_lighter_law_that_is_not_rejected_is_named(law, size, evidence):
 
 
 def slow_levels(x):
-  """The median of 101 values around each, cut as the docstring says."""
+  """The median of the 101 values around each, cut as in the docstring."""
   levels = []
   for i in range(x.size):
     back = min(i, 50)
@@ -282,14 +282,14 @@ def spiky():
   }
 
 
-def test_spikes_have_what_is_around_them():
+def test_spikes_list_their_surroundings():
   table = spiky()
   found = verdicts.examine(table).spikes
   usable = np.isfinite(table["grad_norm"])
   rows = np.flatnonzero(usable)
   x = table["grad_norm"][rows]
   ratios = x / slow_levels(x)
-  # 150 is a part of 155, 301 of 300.
+  # 150 belongs to the spike at 155, and 301 to that at 300.
   assert found.total == 4
   by_row = {spike.row: spike for spike in found.listed}
   assert list(by_row) == [2, 799, 155, 300]
@@ -342,7 +342,7 @@ def test_spikes_are_in_sentences_and_in_the_page():
 
 
 def rules_of(norms):
-  """Rules with a memory as long as the run, one that skips, and none."""
+  """Two rules that remember the whole run, one that skips, and none."""
   return {
     _clip.RULE: np.minimum(norms, norms[0]),
     "as before": np.minimum(norms, np.append(np.inf, norms[:-1])),
@@ -353,7 +353,7 @@ def rules_of(norms):
 
 
 @pytest.mark.parametrize("size", [N, 6000])
-def test_rules_are_run_over_what_was_before_a_spike(monkeypatch, size):
+def test_rules_run_on_the_values_before_a_spike(monkeypatch, size):
   monkeypatch.setattr(spike_rules, "apply", rules_of)
   x = calm(size)
   spikes = [300, 100] if size == N else [5900, 5000, 300]
@@ -391,7 +391,7 @@ class Terminal(io.StringIO):
     return True
 
 
-def test_a_terminal_sees_what_is_being_done(tmp_path, monkeypatch, capsys):
+def test_a_terminal_shows_progress(tmp_path, monkeypatch, capsys):
   path = tmp_path / "run.csv"
   path.write_text("norm\n" + "".join(f"{x}\n" for x in calm()))
   terminal = Terminal()

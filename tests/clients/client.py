@@ -1,4 +1,4 @@
-"""What the tests of programs that use this package share."""
+"""Shared code for the tests of programs that use this package."""
 
 import importlib
 import warnings
@@ -14,7 +14,7 @@ STEPS = 50
 
 
 def module(name):
-  """Imports a client, or skips the file with the reason."""
+  """Imports a client, or skips the test file and gives the reason."""
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     try:
@@ -27,12 +27,12 @@ def module(name):
       )
 
 
-# Clients warn of themselves.
+# Clients issue their own warnings.
 quiet = pytest.mark.filterwarnings("ignore")
 
 
 class Told:
-  """A tracker that tells, and what it told."""
+  """A tracker with `tell`, and the recorded calls."""
 
   def __init__(self):
     self.calls = []
@@ -45,7 +45,7 @@ class Told:
     )
 
   def check(self):
-    """The steps are those of the run, and there is an index from the 8th on."""
+    """The steps are those of the run; from the 8th on there is an index."""
     jax.effects_barrier()
     calls = sorted(self.calls, key=lambda call: call[0])
     assert [step for step, _ in calls] == list(range(0, STEPS, 7))
@@ -55,7 +55,7 @@ class Told:
 
 
 def tail_index_of(state):
-  """The one tail index in a state, known by now."""
+  """The tail index in a state, which must be known."""
   index = np.asarray(htga_optax.readings(state)["tail_index"])
   assert np.all(index > 0)
   return index
@@ -70,7 +70,7 @@ def line():
 
 
 def train(loss, params, tx):
-  """Trains by jitted steps; the parameters and the optimizer's state."""
+  """Trains by jitted steps; returns parameters and optimizer state."""
 
   @jax.jit
   def step(params, state):

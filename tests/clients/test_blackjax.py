@@ -1,5 +1,7 @@
-"""blackjax: variational inference keeps the optimizer's state in its own, but
-gives the optimizer no loss (`with_value_fn`)."""
+"""blackjax: variational inference keeps the optimizer's state in its own state.
+
+It gives the optimizer no loss (`with_value_fn`).
+"""
 
 import client
 import jax

@@ -1,5 +1,8 @@
-"""diffrax: its default adjoint only differentiates in reverse, so the top
-eigenvalue needs `DirectAdjoint`; the expected sharpness works with both."""
+"""diffrax: its default adjoint differentiates only in reverse mode.
+
+The top eigenvalue therefore needs `DirectAdjoint`. The expected sharpness works
+with both.
+"""
 
 import client
 import jax.numpy as jnp

@@ -1,5 +1,8 @@
-"""dynamax: `fit_sgd` throws the optimizer's state away (`tell`), gives the
-optimizer no loss (`with_value_fn`), and `run_sgd` does not jit its step."""
+"""dynamax: `fit_sgd` discards the optimizer's state (`tell`).
+
+It gives the optimizer no loss (`with_value_fn`). `run_sgd` does not jit its
+step.
+"""
 
 import client
 import jax

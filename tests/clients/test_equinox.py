@@ -1,6 +1,8 @@
-"""Equinox: whole modules as parameters, with integers, functions and a frozen
-layer. A frozen layer is None in the gradient, so `init` must see None there too
-if `per_layer` is set; `optax.adam` asks for the same."""
+"""Equinox: parameters are modules with integers, functions and a frozen layer.
+
+A frozen layer is None in the gradient. With `per_layer`, `init` must get None
+there too; `optax.adam` needs the same.
+"""
 
 import client
 import jax

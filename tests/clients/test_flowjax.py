@@ -1,5 +1,7 @@
-"""flowjax: `fit_to_data` throws the optimizer's state away (`tell`), and gives
-the optimizer no loss (`with_value_fn`, with data of its own)."""
+"""flowjax: `fit_to_data` discards the optimizer's state (`tell`).
+
+It gives the optimizer no loss (`with_value_fn`, with separate data).
+"""
 
 import client
 import jax

@@ -1,5 +1,7 @@
-"""gpjax: `fit` throws the optimizer's state away (`tell`), and gives the
-optimizer no loss (`with_value_fn`)."""
+"""gpjax: `fit` discards the optimizer's state (`tell`).
+
+It gives the optimizer no loss (`with_value_fn`).
+"""
 
 import client
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
-"""jaxopt: OptaxSolver keeps the state as `internal_state`, and gives the
-optimizer no loss (`with_value_fn`)."""
+"""jaxopt: OptaxSolver keeps the optimizer's state as `internal_state`.
+
+It gives the optimizer no loss (`with_value_fn`).
+"""
 
 import client
 import jax.numpy as jnp

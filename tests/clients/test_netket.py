@@ -1,6 +1,8 @@
-"""netket: variational Monte Carlo in float64; the driver keeps the state as
-`_optimizer_state`. Its loss is a sampled energy, so `value_fn` would need a
-sample of its own."""
+"""netket: variational Monte Carlo in float64.
+
+The driver keeps the optimizer's state as `_optimizer_state`. Its loss is a
+sampled energy, so `value_fn` would need a separate sample.
+"""
 
 import importlib.util
 import os
@@ -10,7 +12,7 @@ import sys
 import client
 import pytest
 
-# Not imported here: it switches JAX to 64 bits.
+# Do not import it here: it switches JAX to 64 bits.
 if importlib.util.find_spec("netket") is None:
   pytest.skip("no netket", allow_module_level=True)
 pytestmark = [client.quiet, pytest.mark.slow]
@@ -41,5 +43,5 @@ def test_ground_state():
   )
   assert done.returncode == 0, done.stderr
   energy, tail_index = map(float, done.stdout.split())
-  assert energy < -5  # exactly -5.23, Pfeuty (1970)
+  assert energy < -5  # the exact value is -5.23, Pfeuty (1970)
   assert tail_index > 0

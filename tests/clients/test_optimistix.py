@@ -1,5 +1,7 @@
-"""optimistix: OptaxMinimiser turns the optimizer's functions into pytrees and
-hands back its state; it passes `value`, `grad` and `value_fn`."""
+"""optimistix: OptaxMinimiser turns the optimizer's functions into pytrees.
+
+It returns the optimizer's state, and passes `value`, `grad` and `value_fn`.
+"""
 
 import client
 import jax.numpy as jnp
