@@ -475,9 +475,9 @@ def test_what_is_left_out_has_its_reason():
   with pytest.raises(ValueError) as error:
     verdicts.examine({"step": steps, "norm": x})
   assert str(error.value) == (
-    "norm has 4 values that are finite and not 0; a verdict takes 100. Left out"
+    "norm has 4 values that are finite and not 0; a verdict needs 100. Left out"
     " of norm: 1 rows without a number, 1 nan, 2 infinite, 1 equal to 0, 1"
-    " beyond 1e+30 times the median, 1 of steps that come again."
+    " beyond 1e+30 times the median, 1 of steps that are repeated later."
   )
 
 
@@ -501,15 +501,15 @@ def test_rows_restarts_and_the_run_are_said():
   found = " ".join(said(log, window=100))
   for sentence in (
     "The verdict rests on the last 100 of 400 values, steps 30000 to 39900.",
-    " of 40 windows of 100 values, which overlap (from ",
-    "The level moves: medians of tenths of the run go from ",
+    " of 40 windows of 100 values, which overlap (indices from ",
+    "The level changes: the medians of the 10 parts of the run go from ",
     "between steps 12000 and 19900, where the median falls by a factor of ",
     "Step 3000: 1e+05, ",
-    "The step jumps back once: from 13900 to 10000. A step that comes again"
-    " counts once, the last time.",
+    "The step jumps back once: from 13900 to 10000. Of a step that is repeated,"
+    " only the last repetition counts.",
     "one row in 1000, that is one logged row in 100000 steps",
     "Rows are 100 steps apart.",
-    "Left out of train/grad_norm: 40 of steps that come again.",
+    "Left out of train/grad_norm: 40 of steps that are repeated later.",
   ):
     assert sentence in found, sentence
 

@@ -23,8 +23,8 @@ to a number that has the sign of::
     (p - 2) R - (2B/gamma - T),    R a mean of the t_i, in [m, M].
 
 For p > 1 it maps ``|y_1|^p`` to at least a number that has the sign of
-p - 1 - 2B/(gamma M). A moment with a decreasing mean is finite in the
-stationary law, and one with an increasing mean is infinite. Hence, for
+p - 1 - 2B/(gamma M). In the stationary law, moments that the generator
+decreases are finite, and moments that it increases are infinite. Hence, for
 gamma <= gamma_2 = 2B/T::
 
     2 + (2B/gamma - T)/M <= eta <= min(1 + 2B/(gamma M), 2 + (2B/gamma - T)/m)
