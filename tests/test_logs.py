@@ -119,14 +119,14 @@ def test_what_is_torn_is_left_out(tmp_path):
   "data, message",
   [
     (b"\x1f\x8b\x08\0nothing that is zipped", "is a damaged gzip file"),
-    (b"\xff\xfea\0\0\0b\0", "is no text: neither a table nor JSON."),
-    (b"\x89PNG\xff\xfe", "is no text: neither a table nor JSON."),
-    ('[{"a": 1}, 2]', "line 1 is no object: 2"),
-    ('[{"a": 1},\n{"a": oops}, {"a": 2}]', "line 2 is no JSON"),
-    ("[]", "has no object with a number in it."),
-    ("# only\n# comments\n", "has a line of names and no rows."),
-    ("step;x\n1;2;3\n", "row 1 has 3 cells, the line of names 2."),
-    ("step;x\n-;-\n", "has no column with a number in it."),
+    (b"\xff\xfea\0\0\0b\0", "is not text: neither a table nor JSON."),
+    (b"\x89PNG\xff\xfe", "is not text: neither a table nor JSON."),
+    ('[{"a": 1}, 2]', "line 1 is not a JSON object: 2"),
+    ('[{"a": 1},\n{"a": oops}, {"a": 2}]', "line 2 is not JSON"),
+    ("[]", "has no object that contains a number."),
+    ("# only\n# comments\n", "has a line of names but no rows."),
+    ("step;x\n1;2;3\n", "row 1 has 3 cells, but the line of names has 2."),
+    ("step;x\n-;-\n", "has no column that contains a number."),
   ],
 )
 def test_bad_files_are_one_sentence(tmp_path, data, message):
@@ -172,7 +172,7 @@ def test_event_files_are_columns(tmp_path):
   torn.write_bytes(file.read_bytes()[:-10])
   assert logs.read(torn)["grad_norm"].size >= N - 1
   torn.write_bytes(b"\1" + 7 * b"\0" + b"four\xffabcd")
-  with pytest.raises(ValueError, match=r"torn.tfevents is no event file"):
+  with pytest.raises(ValueError, match=r"torn.tfevents is not an event file"):
     logs.read(torn)
 
 

@@ -182,7 +182,7 @@ GOOD = "step,update_norm\n" + "".join(
   "text, message",
   [
     ("", "is empty."),
-    ("step,update_norm\n", "has a line of names and no rows."),
+    ("step,update_norm\n", "has a line of names but no rows."),
     ("step,update_norm\n1,2.5\n", "update_norm has 1 values that are finite"),
     (
       "step,loss\n1,2\n2,3\n",
@@ -191,20 +191,20 @@ GOOD = "step,update_norm\n" + "".join(
     ("1,2\n3,4\n", "must begin with a line of different names, got '1,2'."),
     (
       "step,update_norm\n1,2,3\n1,2\n",
-      "row 1 has 3 cells, the line of names 2.",
+      "row 1 has 3 cells, but the line of names has 2.",
     ),
     ("step,update_norm\n1,nan\n2,\n", "update_norm has 0 values that are"),
     ("step,update_norm\n1,\n2,-\n", "no column of norms"),
-    ("step,update_norm\na,b\n", "has no column with a number in it."),
+    ("step,update_norm\na,b\n", "has no column that contains a number."),
     (
       GOOD,
       "update_norm has 99 values that are finite and not 0; a verdict needs",
     ),
     ("step,update_norm\n" + "1,2\n" * 200, "has no tail: the 21 largest"),
-    ("\0\1\2", "is no text: neither a table nor JSON."),
-    ("{\n", "line 1 is no JSON"),
-    ('{"a": 1}\n[1]\n', "line 2 is no object: [1]"),
-    ('{"a": 1}\n{"a"\n', "line 2 is no JSON"),
+    ("\0\1\2", "is not text: neither a table nor JSON."),
+    ("{\n", "line 1 is not JSON"),
+    ('{"a": 1}\n[1]\n', "line 2 is not a JSON object: [1]"),
+    ('{"a": 1}\n{"a"\n', "line 2 is not JSON"),
   ],
 )
 def test_bad_logs_get_one_line(tmp_path, text, message):
@@ -225,7 +225,7 @@ def test_bad_arguments_get_one_line(tmp_path):
   for arguments, message in (
     ([tmp_path / "none.csv"], "No such file"),
     ([tmp_path], "is a folder without event files"),
-    ([picture], "is no text"),
+    ([picture], "is not text"),
     (
       [log, "--column", "norm"],
       "no column of numbers norm; it has: step, loss,",
