@@ -37,8 +37,7 @@ def columns(log: Any) -> dict[str, np.ndarray]:
     names = getattr(log, "keys", lambda: getattr(log, "columns", None))()
   if names is None:
     raise TypeError(
-      "a log must be a mapping of arrays or a frame, got"
-      f" {type(log).__name__}."
+      f"a log must be a mapping of arrays or a frame, got {type(log).__name__}."
     )
   found, sizes = {}, {}
   for name in names:

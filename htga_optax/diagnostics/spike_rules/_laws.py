@@ -224,7 +224,7 @@ def adagc(
   clipped norms. The authors apply the rule to every tensor, and the clip of the
   warm-up to the norm of all tensors. `by_norm(adagc(), per_layer=True)` does
   the same, except that its warm-up is per layer too. A norm of 0 in the warm-up
-  stops the training for good, because every later step is clipped to 0.
+  stops the training, because every step after the warm-up is clipped to 0.
 
   Args:
     relative: lambda.
