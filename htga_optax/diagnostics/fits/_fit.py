@@ -103,8 +103,8 @@ def fit(law: str, x: ArrayLike, k: int | None = None) -> Fit:
   * "exponential tail".
 
   Values equal to the threshold are left out. If n values remain, the index of
-  the Pareto tail is smaller than that of :func:`htga_optax.estimators.hill` by
-  the factor n/k, because `hill` counts the equal values with an excess of 0.
+  the Pareto tail is n/k times that of :func:`htga_optax.estimators.hill`, which
+  counts the equal values with an excess of 0.
 
   Args:
     law: the name of a law in :data:`LAWS`.
