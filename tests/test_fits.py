@@ -211,7 +211,7 @@ def test_vuong_of_nested_tails_has_its_level():
   "change, message",
   [
     (dict(law="normal"), "law must be one of Student t, .*, got 'normal'."),
-    (dict(x=np.ones((2, 9))), r"one-dimensional, .* got shape \(2, 9\)."),
+    (dict(x=np.ones((2, 9))), r"one-dimensional with .* got shape \(2, 9\)."),
     (dict(x=np.ones(3)), r"at least 10 values, got shape \(3,\)."),
     (dict(x=np.array([np.nan] * 2 + [1.0] * 9)), "finite, got 2 nan or inf"),
     (dict(x=np.ones(20)), "half of the values are equal to 1."),
