@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
   )
   parser.add_argument(
     "log",
-    help="a text table, JSON, a TensorBoard event file, or a folder of these",
+    help="a text table, JSON, a TensorBoard event file, or a folder of event"
+    " files",
   )
   parser.add_argument(
     "-o", "--output", default="report.html", help="the HTML page to write"
