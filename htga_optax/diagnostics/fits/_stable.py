@@ -61,7 +61,7 @@ def _row(alpha: float, is_tail: bool) -> np.ndarray:
 
 
 def _reduced(x: np.ndarray, alpha: float, is_tail: bool) -> np.ndarray:
-  """The tabulated function: ``P(X > |x|)`` or f(x), times a power of 1 + x^2."""
+  """The tabulated function: ``P(X > |x|)`` or f(x) times a power of 1 + x^2."""
   x = np.abs(x)
   near = np.minimum(x, _REACH)
   values, slopes = _row(float(alpha), is_tail)
