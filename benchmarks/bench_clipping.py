@@ -1,7 +1,7 @@
-"""What does clipping at a tail quantile cost, over clipping at a number?
+"""Times clipping at a tail quantile, against clipping at a fixed norm.
 
-And what do its places cost: the gradient or the update of Adam, one norm or one
-of each layer.
+It also times different places of the clip, on the gradient or on the update of
+Adam, and one norm or a norm for each layer.
 """
 
 import jax
@@ -13,12 +13,12 @@ from trees import TREES
 
 from htga_optax import clip_by_tail_quantile
 
-# Not a divisor of the window, so that the tail changes as it does in a run.
+# Does not divide the size of the window, so that the tail changes as in a run.
 GRADIENTS = 7
 
 
 def gradients_of(params):
-  """Of norms with a tail, those of a layer apart from those of others."""
+  """Gradients whose norms have a heavy tail, independently for each layer."""
   rng = np.random.default_rng(0)
 
   def leaf(x):
@@ -29,7 +29,7 @@ def gradients_of(params):
 
 
 def stepper(tx, gradients, rounds):
-  """A function that makes some rounds of updates, and waits for them."""
+  """A function that computes some rounds of updates, and waits for them."""
   update = jax.jit(tx.update, donate_argnums=1)
   state = tx.init(jax.tree.map(jnp.zeros_like, gradients[0]))
 
@@ -40,7 +40,7 @@ def stepper(tx, gradients, rounds):
         out, state = update(grads, state)
     jax.block_until_ready((out, state))
 
-  run(150)  # the window is full
+  run(150)  # after this the window is full
   return run
 
 

@@ -1,4 +1,4 @@
-"""What does the tail index of a gradient's entries cost?"""
+"""Times the tail index of the entries of a gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from htga_optax import coordinates
 
 
 def numpy_hill(x, k):
-  """The usual way on the host, from a copy of the entries there."""
+  """The usual method on the host, on a copy of the entries there."""
   size = np.abs(x)
   tail = np.partition(size, x.size - k - 1)[x.size - k - 1 :]
   return k / np.sum(np.log(tail / tail[0]))
@@ -32,7 +32,7 @@ def test_hill_of_coordinates(race, n):
 
 
 def test_a_gradient_behind_a_tracker(race):
-  """The tracker looks every tenth step."""
+  """The tracker estimates in every tenth step."""
   import optax
 
   import htga_optax

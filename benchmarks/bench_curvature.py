@@ -1,8 +1,8 @@
-"""What does the curvature of a loss cost, in gradients, and beside matfree?
+"""Times the curvature of a loss, against gradients and against matfree.
 
-The networks are those of the examples: the patches-and-products CNN of
-examples/quickstart.py on 8x8 images and on 28x28 ones, and an MLP of one hidden
-layer, with batches of 128.
+The networks are those of the examples: the CNN of examples/quickstart.py, as
+patches and matrix products, on 8x8 and on 28x28 images, and an MLP with one
+hidden layer. Batches have 128 examples.
 """
 
 import jax
@@ -95,7 +95,7 @@ def test_product_over_gradient(race, network):
 
 
 def steps(tx, loss, params, count):
-  """A function that takes that many steps, in place, and waits for them."""
+  """A function that takes `count` steps, in place, and waits for them."""
   params = jax.tree.map(jnp.copy, params)
   carry = [params, tx.init(params)]
 
@@ -116,7 +116,7 @@ def steps(tx, loss, params, count):
 
 @over_networks
 def test_step_over_gaussian_noise(race, network):
-  """Small noise, for both: what is timed is the same training."""
+  """The noise of both is small, so that both time the same training."""
   loss, params = NETWORKS[network]()
   race(
     f"a step of `ahtsgd(every_k_steps=10)`, {network}, over SGD and"

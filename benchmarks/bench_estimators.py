@@ -1,4 +1,4 @@
-"""What does one estimate of a tail index cost?"""
+"""Times one estimate of a tail index, against other programs."""
 
 import jax
 from jax import lax
@@ -18,7 +18,7 @@ def sample(n):
 
 
 def jitted(f, x):
-  """A function that runs a jitted one on x, which is on the device."""
+  """A function that jits f and runs it on x, which is on the device."""
   run, x = jax.jit(f), jnp.asarray(x, jnp.float32)
   return lambda: jax.block_until_ready(run(x))
 
@@ -63,7 +63,7 @@ def test_hill_over_partition(race, n, k):
 
 @sizes
 def test_hill_over_top_k(race, n, k):
-  """As it is written first; on CPU the slice makes it a sort of all of x."""
+  """The straightforward code; on CPU its slice turns it into a full sort."""
   x = np.abs(sample(n))
 
   def theirs(x):
@@ -98,7 +98,7 @@ def test_hill_over_pareto_fit(race, n, k):
 
 @sizes
 def test_hill_over_powerlaw(race, n, k):
-  """With the threshold given, not searched for, and no limit of 3 on alpha."""
+  """The threshold is given instead of searched, and alpha may exceed 3."""
   import powerlaw
 
   x = np.abs(sample(n))

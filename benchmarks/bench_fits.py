@@ -1,4 +1,4 @@
-"""What does a fit on the host cost, beside scipy's?"""
+"""Times a fit on the host, against scipy."""
 
 from scipy import stats
 
@@ -6,7 +6,7 @@ from htga_optax.diagnostics import fits
 
 
 def test_stable_over_scipy(race):
-  """Both search for the maximum of the likelihood of a symmetric law."""
+  """Both maximise the likelihood of a symmetric law."""
   x = stats.levy_stable.rvs(1.5, 0, size=50, random_state=0)
   race(
     "a stable law fitted to 50 values, over `levy_stable.fit(x, fbeta=0)`",

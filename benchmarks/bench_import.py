@@ -1,4 +1,4 @@
-"""What does `import htga_optax` cost, where optax is imported anyway?"""
+"""Times `import htga_optax` in a process that has imported optax."""
 
 import compileall
 import importlib
@@ -9,7 +9,7 @@ import htga_optax
 
 
 def fresh(package):
-  """Imports a package anew, and leaves the modules that were there."""
+  """Imports a package again, then restores the modules of before."""
   of_it = lambda: [m for m in sys.modules if m.split(".")[0] == package]
   before = {m: sys.modules.pop(m) for m in of_it()}
   importlib.import_module(package)
@@ -19,7 +19,7 @@ def fresh(package):
 
 
 def test_import(race):
-  # As pip leaves it.
+  # Compiled, as after an installation by pip.
   compileall.compile_dir(pathlib.Path(htga_optax.__file__).parent, quiet=1)
   race(
     "`import htga_optax` after optax, over `import optax` after jax",

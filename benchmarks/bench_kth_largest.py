@@ -1,4 +1,4 @@
-"""What does the exact k-th largest of many entries cost?"""
+"""Times the exact k-th largest of many entries."""
 
 import jax
 from jax import lax
@@ -13,7 +13,7 @@ X = np.random.default_rng(0).standard_t(3, N).astype(np.float32)
 
 
 def jitted(f):
-  """A function that runs a jitted one on X, which is on the device."""
+  """A function that jits f and runs it on X, which is on the device."""
   run, x = jax.jit(f), jnp.asarray(X)
   return lambda: jax.block_until_ready(run(x))
 
@@ -24,7 +24,7 @@ def kth_largest(k):
 
 @pytest.mark.parametrize("k", [100, N // 100])
 def test_kth_largest_over_top_k(race, k):
-  """As it is written first; on CPU the slice makes it a sort of all of x."""
+  """The straightforward code; on CPU its slice turns it into a full sort."""
   race(
     f"the k-th largest of 1M float32, k={k}, over `lax.top_k(x, k)[0][-1]`",
     kth_largest(k),
@@ -36,7 +36,7 @@ def test_kth_largest_over_top_k(race, k):
 
 @pytest.mark.parametrize("k", [100, N // 100, N // 10])
 def test_kth_largest_over_minimum_of_top_k(race, k):
-  """In the form that stays a TopK call, whose cost grows with k."""
+  """The minimum keeps the TopK call, and its cost grows with k."""
   race(
     f"the k-th largest of 1M float32, k={k}, over `min(lax.top_k(x, k)[0])`",
     kth_largest(k),
@@ -47,7 +47,7 @@ def test_kth_largest_over_minimum_of_top_k(race, k):
 
 @pytest.mark.parametrize("k", [100, N // 100, N // 2])
 def test_kth_largest_over_partition(race, k):
-  """NumPy copies, then partitions; the entries are on the host already."""
+  """NumPy copies and partitions the entries, which are on the host already."""
   race(
     f"the k-th largest of 1M float32, k={k}, over `numpy.partition`",
     kth_largest(k),

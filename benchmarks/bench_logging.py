@@ -1,4 +1,4 @@
-"""What does a log of every 20th step cost?"""
+"""Times a training that logs every 20th step."""
 
 import pathlib
 
@@ -16,7 +16,7 @@ STEPS = 400
 
 
 def trainer(width):
-  """`train(log)` trains a dense net for some steps, the loss included."""
+  """Makes `train(log)`, which trains a dense net for `STEPS` steps."""
   rngs = nnx.Rngs(0)
   model = nnx.Sequential(
     nnx.Linear(64, width, rngs=rngs), nnx.relu, nnx.Linear(width, 10, rngs=rngs)
@@ -52,7 +52,7 @@ def trainer(width):
 
 @pytest.mark.parametrize("width", [64, 2048])
 def test_logged_over_not_logged(race, width, monkeypatch, tmp_path):
-  """To a CSV file, a row every 20 steps."""
+  """The log is a CSV file with a row for every 20 steps."""
   monkeypatch.syspath_prepend(EXAMPLES)
   import sinks
 

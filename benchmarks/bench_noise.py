@@ -1,4 +1,4 @@
-"""What does noise on a step cost, beside Gaussian noise and beside SGD?"""
+"""Times noise on a step, against Gaussian noise and against SGD."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def compiled(step, *carry):
 
 
 def update_of(tx, params):
-  """A function that puts noise on a gradient, in place."""
+  """A function that adds noise to a gradient, in place."""
   grads = jax.tree.map(lambda x: jnp.full_like(x, 1e-3), params)
   return compiled(tx.update, grads, tx.init(params))
 
@@ -57,7 +57,7 @@ LABELS = np.arange(64) % 10
 
 
 def loss_fn(params, rows):
-  """The cross entropy of the CNN of `TREES`, which halves images each time."""
+  """The cross entropy of the CNN of `TREES`; each layer halves the images."""
   x = jnp.asarray(IMAGES)[rows] / 255
   for i in range(5):
     x = jax.lax.conv_general_dilated(
@@ -75,7 +75,7 @@ def loss_fn(params, rows):
 
 
 def step_of(tx, noise=False):
-  """A function that takes a step of 32 images, the gradient included."""
+  """A function that takes a step of 32 images, including the gradient."""
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda x: jnp.asarray(0.05 * rng.standard_normal(x.shape), x.dtype),
@@ -112,9 +112,9 @@ def test_step_with_noise_over_sgd(race, name, noise):
 
 @pytest.mark.parametrize("gate", [0.0, 2.09], ids=str)
 def test_truncated_step_over_sgd(race, gate):
-  """Where the gate is open, SB* of 32 and LB of 64 images come to the 32.
+  """With an open gate, a step has SB* of 32 and LB of 64 additional images.
 
-  The median step of a gate at the 90 % quantile of Z is one without them.
+  If the gate is at the 90 % quantile of Z, the median step has none of them.
   """
   tx = htga_optax.truncated_heavy_tailed_sgd(0.01, 0.25, key=0, gate=gate)
   closed = f", gate={gate}" * bool(gate)

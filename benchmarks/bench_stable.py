@@ -1,4 +1,4 @@
-"""What does stable noise cost beside Gaussian noise?"""
+"""Times samples of stable noise, against Gaussian noise."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 
 
 def jitted(f, *parameters):
-  """A function that runs a jitted one on a key and traced parameters."""
+  """A function that jits f and runs it on a key and traced parameters."""
   run = jax.jit(f)
   parameters = tuple(jnp.float32(p) for p in parameters)
   return lambda: jax.block_until_ready(run(KEY, *parameters))
@@ -29,7 +29,7 @@ def symmetric(*shape):
 
 
 def by_the_book(key, alpha, shape):
-  """Chambers, Mallows and Stuck (1976), as it is usually written."""
+  """The method of Chambers, Mallows and Stuck (1976), in its usual form."""
   key_v, key_w = jax.random.split(key)
   half = math.pi / 2
   v = jax.random.uniform(key_v, shape, minval=-half, maxval=half)

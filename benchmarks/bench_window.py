@@ -1,4 +1,4 @@
-"""What does a windowed Hill estimate cost per step?"""
+"""Times a step of a windowed Hill estimate."""
 
 import functools
 
@@ -37,8 +37,8 @@ def streamed(estimator):
 
 
 def ring_and_top_k(window_size, k):
-  """The usual way: a ring buffer, and lax.top_k of all of it in each step
-  (in the form that stays a TopK call and does not become a full sort)."""
+  """The usual method: a ring buffer, and lax.top_k of all of it in each step
+  (in a form that remains a TopK call and does not become a full sort)."""
 
   def step(state, x):
     buffer, cursor = state
@@ -50,7 +50,7 @@ def ring_and_top_k(window_size, k):
 
 
 def heavytails_window(window_size, k):
-  """heavytails on the host: floats in, without the copy from the device."""
+  """heavytails on the host, on floats; no copy from the device is timed."""
   from heavytails.streaming import WindowedTailIndex
 
   floats = NORMS.tolist()
@@ -66,7 +66,7 @@ def heavytails_window(window_size, k):
 
 
 def partitioned_window(window_size, k):
-  """NumPy on the host: the window is a slice, partitioned in each step."""
+  """NumPy on the host; it partitions the window, a slice, in each step."""
 
   def run():
     for end in range(window_size, STEPS + 1):

@@ -1,8 +1,8 @@
-"""Ratios in one run, and the table of them.
+"""Times our code and an opponent in turns, and writes the table of ratios.
 
-A benchmark times two things by turns, ours in pytest-benchmark's round and the
-opponent in the set-up of that round, so that a busy machine slows both. Rows
-end up in benchmarks/README.md between its two markers.
+Our code runs in a round of pytest-benchmark, and the opponent in the set-up of
+that round. Therefore a busy machine slows both. The rows are written into
+benchmarks/README.md between its two markers.
 """
 
 import pathlib
@@ -13,10 +13,11 @@ import time
 import pytest
 import tables
 
-# The networks of the examples are timed too.
+# Some benchmarks time networks of the examples.
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
 
-# Scripts are no benchmarks of speed, and one needs what `dev` has not.
+# The other scripts do not measure speed, and one needs packages that the extra
+# `dev` does not install.
 collect_ignore_glob = ["[!b]*.py"]
 
 ROWS = []
@@ -24,11 +25,11 @@ ROWS = []
 
 @pytest.fixture
 def race(benchmark):
-  """race(question, ours, opponent, ...): times both by turns.
+  """race(question, ours, opponent, ...): times both in turns.
 
-  `ours` and `opponent` return when their work is done, which is `per` steps.
-  `most_ratio` and `most` are the largest ratio, and the largest time of ours,
-  that are accepted.
+  `ours` and `opponent` do the work of `per` steps, and return when it is done.
+  `most_ratio` is the largest ratio and `most` the largest time of ours that the
+  benchmark accepts.
   """
 
   def run(

@@ -1,7 +1,7 @@
-"""How often does an interval hold, and how often is the tail model rejected?
+"""Measures how often an interval holds and how often a tail model is rejected.
 
-`python benchmarks/coverage.py` puts its tables into benchmarks/README.md. Data
-are NumPy's and SciPy's with fixed seeds.
+`python benchmarks/coverage.py` writes its tables into benchmarks/README.md. The
+data are drawn by NumPy and SciPy with fixed seeds.
 """
 
 import jax
@@ -46,7 +46,8 @@ LIGHT = {
   "lognormal": magnitude(stats.lognorm(1)),
   "chi(1000)": magnitude(stats.chi(1000)),
 }
-# Levels over the window's time in [0, 1), times a law.
+# A law, and the level by which it is multiplied, over the window's time in
+# [0, 1).
 CHI = magnitude(stats.chi(1000))
 TRENDS = {
   "chi(1000), independent": (CHI, lambda t: 1 + 0 * t),
@@ -68,7 +69,7 @@ TRENDS = {
 
 
 def rows_of(function, x):
-  """A function of a window, over many; the results are NumPy's."""
+  """Applies a function to many windows; returns NumPy arrays."""
   x = jnp.asarray(x, jnp.float32)
   one_by_one = jax.jit(lambda x: lax.map(function, x, batch_size=100))
   return jax.tree.map(np.asarray, one_by_one(x))
@@ -86,7 +87,7 @@ def ours(x, k):
 
 
 def newey_west(x, k):
-  """The variance of the mean of psi with Bartlett's weights."""
+  """The interval from the variance of mean psi, with Bartlett's weights."""
   n = x.shape[1]
   lags = int(4 * (n / 100) ** (2 / 9))
   threshold = np.sort(x, axis=1)[:, -k - 1, None]
@@ -102,10 +103,10 @@ def newey_west(x, k):
 
 
 def bootstrap(x, k, resamples=999):
-  """Percentiles of the estimates of resampled values.
+  """The interval from percentiles of the estimates of resampled values.
 
-  A resample's largest values are at the ranks n U_(i), and uniform order
-  statistics are partial sums of exponentials over all of them.
+  The largest values of a resample are at the ranks n U_(i). Uniform order
+  statistics U_(i) are partial sums of exponentials divided by their total.
   """
   n = x.shape[1]
   rng = np.random.default_rng(1)
@@ -127,7 +128,7 @@ METHODS = {
 
 
 def coverage(law, tail_index, window_size, k, methods=METHODS):
-  """Shares of intervals that hold, and medians of upper over lower end."""
+  """The share of intervals that hold, and the median of upper/lower end."""
   x = law(np.random.default_rng(0), (REPLICATIONS, window_size))
   found = {}
   for name, method in methods.items():
@@ -150,7 +151,7 @@ def coverage_table(window_size, k):
 
 
 def readings(norms, window_size, k, level_decay):
-  """What track_tail_index reads at each step, once it has seen 3W norms."""
+  """The readings of track_tail_index at each step, after the first 3W norms."""
   tx = htga_optax.track_tail_index(window_size, k, level_decay=level_decay)
 
   def step(state, r):
@@ -164,7 +165,7 @@ def readings(norms, window_size, k, level_decay):
 
 
 def verdicts(law, window_size, k):
-  """Shares of the steps of one long series that are flagged."""
+  """The shares of steps of one long series that are flagged."""
   norms = law(np.random.default_rng(0), (STEPS,))
   *_, flags = readings(norms, window_size, k, 0.97)
   return [*np.mean(flags, axis=0), np.mean(np.any(flags, axis=1))]
@@ -227,9 +228,12 @@ def level_cell(norms, tail_index, level_decay):
 
 
 def level_table():
-  """The tracker over a level and without one, W = 256 and k = 16."""
+  """Compares trackers of norms over their level and of norms themselves.
+
+  They have W = 256 and k = 16.
+  """
   head = ["median (upper over lower end), percent that hold, percent flagged"]
-  head += ["over the level", "as they are"]
+  head += ["norms over their level", "norms themselves"]
   laws = TAILS | {name: (law, None) for name, law in LIGHT.items()}
   rows = []
   for name, (law, tail_index) in laws.items():

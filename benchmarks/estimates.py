@@ -1,8 +1,9 @@
-"""How far off are estimates, and how quickly do they follow?
+"""Measures the errors of estimates, and how quickly they follow a change.
 
-`python benchmarks/estimates.py` puts three tables into benchmarks/README.md:
-Hill's estimate at fixed and at chosen k, streaming forms at equal memory, and
-what these say after a change. Data are NumPy's and SciPy's with fixed seeds.
+`python benchmarks/estimates.py` writes three tables into benchmarks/README.md:
+Hill's estimate at fixed and at automatic k, streaming forms at equal memory,
+and the estimates of these after a change. The data are drawn by NumPy and SciPy
+with fixed seeds.
 """
 
 import functools
@@ -36,7 +37,7 @@ POWER_LAWS = {
 
 
 def errors(law, tail_index, n):
-  """Root mean squares of log(estimate/index), by how k is chosen."""
+  """Root mean squares of log(estimate/index), one for each choice of k."""
   x = jnp.asarray(law(np.random.default_rng(0), (REPLICATIONS, n)), jnp.float32)
   ks = [round(share * n) for share in (0.05, 0.1, 0.25)]
 
@@ -50,8 +51,9 @@ def errors(law, tail_index, n):
 
 
 def choice_table():
-  head = ["error of the logarithm"]
-  head += [f"{k}, n = {n}" for n in SIZES for k in ("5%", "10%", "25%", "auto")]
+  head = ["root mean square of log(estimate/index)"]
+  ks = ("k = 5%", "k = 10%", "k = 25%", "automatic k")
+  head += [f"{k}, n = {n}" for n in SIZES for k in ks]
   found = {
     name: np.concatenate([errors(*law, n) for n in SIZES])
     for name, law in POWER_LAWS.items()
@@ -69,7 +71,7 @@ DECAY = (MEMORY - 1) / (MEMORY + 1)
 
 
 def pair(name):
-  """An estimator of a stable law's index: over a window, and fading."""
+  """An estimator of a stable law's index, over a window and with decay."""
   error = getattr(estimators, f"{name}_standard_error")
   error = functools.partial(error, n=MEMORY)
   window = streaming.windowed(getattr(estimators, name), MEMORY, error)
@@ -101,7 +103,7 @@ STEADY = {
   for name, forms in STABLE.items()
   for a in (1.0, 1.5, 1.8)
 }
-# What becomes of the values after the change.
+# How the values change.
 RISE, FALL = lambda x: 10 * x, lambda x: x / 10
 SPIKE = lambda x: np.insert(x[:, 1:], 0, 1e30, axis=1)
 CHANGES = {
@@ -119,7 +121,7 @@ CHANGES = {
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def follow(form, x, counts):
-  """What a form says after so many of the values, of each series [R, n]."""
+  """The estimates of a form after each count of values, for series [R, n]."""
 
   def one(x):
     state, found = form.init(), []
@@ -145,7 +147,8 @@ def heavy(tail_index):
 
 def steady_table():
   head = [f"at a memory of {MEMORY}", "", "median", "sd of the logarithm"]
-  head += [f"that after {MEMORY} values", "intervals hold", "drift > 2.5"]
+  head += [f"the same after {MEMORY} values"]
+  head += ["intervals that hold, percent", "drift > 2.5, percent"]
   rows = []
   for name, (forms, law, tail_index) in STEADY.items():
     x = law(np.random.default_rng(0), (REPLICATIONS, LONG))
@@ -164,7 +167,8 @@ def steady_table():
 
 
 def change_table():
-  head = ["median (drift > 2.5; silent)", "", "before"]
+  head = ["median (percent with drift > 2.5; percent without an estimate)"]
+  head += ["", "before"]
   rows = []
   for name, (forms, law, change) in CHANGES.items():
     x = law(np.random.default_rng(0), (REPLICATIONS // 4, LONG + LATER[-1]))

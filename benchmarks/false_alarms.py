@@ -1,8 +1,8 @@
-"""How often does a spike filter fire, without a spike and with one?
+"""Measures how often a rule against spikes fires, without and with a spike.
 
-`python benchmarks/false_alarms.py` puts four tables into benchmarks/README.md.
-Every rule sees the same norms, one a step; `diagnostics.spike_rules` has what
-they are.
+`python benchmarks/false_alarms.py` writes four tables into
+benchmarks/README.md. Every rule gets the same norms, one a step.
+`diagnostics.spike_rules` describes the rules.
 """
 
 import itertools
@@ -20,9 +20,9 @@ from htga_optax.diagnostics import spike_rules
 
 P = 1e-3
 STEPS = 1_000_000
-SETTLED = 1024  # steps until which nothing counts
-RUNS = 1_000  # of few steps
-PERIOD = 20_000  # in which a level changes tenfold
+SETTLED = 1024  # how many steps at the beginning do not count
+RUNS = 1_000  # how many short runs
+PERIOD = 20_000  # the number of steps in which a level changes tenfold
 
 
 # -- rules ------------------------------------------------------------------
@@ -45,13 +45,13 @@ RULES = {
 
 
 def fire(norms):
-  """At which steps each rule fires, [rules, steps]."""
+  """For each rule, at which steps it fires, [rules, steps]."""
   return [x < norms for x in spike_rules.apply(norms, RULES).values()]
 
 
 # -- norms ------------------------------------------------------------------
 
-# What a norm exceeds with probability q.
+# Functions of q: the value that a norm exceeds with probability q.
 LAWS = {
   "half-normal": stats.halfnorm().isf,
   "lognormal": stats.lognorm(1).isf,
@@ -62,7 +62,7 @@ LAWS = {
 
 
 def without_spikes(rng):
-  """(norms, {name: at which steps to count}), series by series."""
+  """Yields (norms, {name: at which steps to count}) for each series."""
   time = np.arange(STEPS)
   settled = time >= SETTLED
   for name, isf in LAWS.items():
@@ -72,7 +72,7 @@ def without_spikes(rng):
     series = laws.copula(laws.autoregressive(0.9), isf)
     yield series(rng, (STEPS,)), {f"{name}, AR(0.9)": settled}
 
-    # Down in the even periods, up in the odd ones, and never at once.
+    # The level falls in even periods and rises in odd ones, never abruptly.
     part, falls = time % PERIOD / PERIOD, time // PERIOD % 2 == 0
     level = 10 ** -np.where(falls, part, 1 - part)
     yield (
@@ -110,7 +110,7 @@ def spikes_caught(rng):
   return tables.table(["spikes caught, percent", *RULES], rows)
 
 
-# -- ours, where there are few norms or many equal ones --------------------
+# -- our clip, with few norms or many equal ones ----------------------------
 
 
 def states(norms):
@@ -125,7 +125,7 @@ def states(norms):
 
 
 def first_steps(rng):
-  """How often it clips while its window fills, over `RUNS` runs."""
+  """How often our clip acts while its window fills, over `RUNS` runs."""
   ends = [2**i for i in range(6, 11)]
   rows = []
   for name, isf in LAWS.items():
@@ -135,18 +135,20 @@ def first_steps(rng):
     rates = 1e3 * clipped / np.diff(ends)
     rows.append([name, *(f"{rate:.1f}" for rate in rates)])
   spans = [f"steps {a} to {b}" for a, b in itertools.pairwise(ends)]
-  head = [f"clipped in 1,000 steps at first, {RUNS} runs", *spans]
+  head = [f"clipped in 1,000 of the first steps, {RUNS} runs", *spans]
   return tables.table(head, rows)
 
 
 TIES = {
-  "as they are": lambda x, rng: x,
+  "no ties": lambda x, rng: x,
   "two decimals at a median of 0.12": lambda x, rng: np.round(
     0.12 * x / np.median(x), 2
   ),
   "bfloat16": lambda x, rng: np.asarray(jnp.asarray(x, jnp.bfloat16), float),
-  "half of them 0": lambda x, rng: np.where(rng.random(x.size) < 0.5, 0, x),
-  "clipped at their 90 % quantile": lambda x, rng: np.minimum(
+  "half of the norms 0": lambda x, rng: np.where(
+    rng.random(x.size) < 0.5, 0, x
+  ),
+  "clipped at the 90 % quantile": lambda x, rng: np.minimum(
     x, np.quantile(x, 0.9)
   ),
 }

@@ -1,4 +1,4 @@
-"""Samplers of known laws: functions of a generator and a shape."""
+"""Samples known laws, by functions of a generator and a shape."""
 
 import numpy as np
 from scipy import signal, special
@@ -9,7 +9,7 @@ def normal(rng, shape):
 
 
 def autoregressive(phi):
-  """x_t = phi x_(t-1) + noise along the last axis, of variance 1."""
+  """A sampler of x_t = phi x_(t-1) + noise along the last axis; variance 1."""
 
   def sample(rng, shape):
     noise = rng.standard_normal((*shape[:-1], shape[-1] + 500))
@@ -20,13 +20,13 @@ def autoregressive(phi):
 
 
 def slow_and_noise(rng, shape):
-  """A share of 0.3 changes slowly, the rest from step to step."""
+  """A Gaussian series; 0.3 of its variance is slow, the rest is noise."""
   slow = autoregressive(0.98)(rng, shape)
   return np.sqrt(0.3) * slow + np.sqrt(0.7) * rng.standard_normal(shape)
 
 
 def copula(gaussian, isf):
-  """A series as dependent as the Gaussian one, that exceeds isf(q) with q."""
+  """A series with the dependence of a Gaussian one and the law given by isf."""
   return lambda rng, shape: isf(special.ndtr(-gaussian(rng, shape)))
 
 

@@ -1,17 +1,19 @@
-"""What do the rules against spikes do to the norms of real runs?
+"""Applies the rules against spikes to the norms of real runs.
+
+This command writes its tables into benchmarks/README.md:
 
     python benchmarks/real_norms.py PATH [PATH ...]
 
-puts tables into benchmarks/README.md. A PATH is a folder with one or more of
+A PATH is a folder that contains one or more of these files:
 
     **/measurements.csv         runs of AlgoPerf, as in a clone of
                                 github.com/mlcommons/submissions_algorithms
-    algoperf_grad_norms.npz     the same in one file: `norms` end to end,
-                                `lengths` and `paths` of the runs
+    algoperf_grad_norms.npz     the same runs in one file: `norms` joined end
+                                to end, `lengths` and `paths` of the runs
     llmc_gpt2_124m.csv          a run with a norm in every step
 
-with a column `grad_norm`, of norms before any clipping. Every rule is applied
-to the norms as they were logged, so that what it clips changes nothing later.
+The column `grad_norm` has the norms before any clipping. Every rule is applied
+to the norms as they were logged. Therefore its clips do not change later norms.
 """
 
 import argparse
@@ -28,9 +30,10 @@ import tables
 from htga_optax import clip_by_tail_quantile
 from htga_optax.diagnostics import spike_rules
 
-FEWEST = 50  # norms of a run
-SPIKE, ROWS = 8.0, 51  # times the median of so many rows around it
-EARLY = 256
+FEWEST = 50  # runs with fewer norms are left out
+# A norm above SPIKE times the median of the ROWS rows around it is a spike.
+SPIKE, ROWS = 8.0, 51
+EARLY = 256  # how many rows are the beginning of a run
 WORKLOADS = (
   "criteo1tb",
   "fastmri",
@@ -48,7 +51,7 @@ def ours(*args, **kwargs):
   return lambda: spike_rules.law_of(clip_by_tail_quantile(*args, **kwargs))
 
 
-# A row of the tables each.
+# Each rule is a row of the tables.
 RULES = {
   "`clip_by_tail_quantile(1e-3)`": ours(1e-3),
   "the same, `level_decay=None`": ours(1e-3, level_decay=None),
@@ -75,20 +78,20 @@ class Run(NamedTuple):
 
 
 def workload_of(path):
-  """The workload in a path, "imagenet_vit_glu_jax" as "imagenet_vit"."""
+  """The workload in a path; "imagenet_vit_glu_jax" is "imagenet_vit"."""
   found = [w for w in WORKLOADS if f"/{w}_" in f"/{path}"]
   return found[0] if found else "other"
 
 
 def column(path):
-  """The norms of a CSV: cells that are empty are no rows of the column."""
+  """The norms in a CSV file; empty cells are skipped."""
   with open(path, encoding="utf-8", newline="") as file:
     cells = [row.get("grad_norm") for row in csv.DictReader(file)]
   return np.array([float(cell) for cell in cells if cell])
 
 
 def runs_in(folder):
-  """All runs with enough norms."""
+  """Yields all runs in a folder."""
   packed = folder / "algoperf_grad_norms.npz"
   if packed.exists():
     with np.load(packed) as file:
@@ -109,7 +112,7 @@ def spikes_of(norms):
 
 
 class Count:
-  """Sums over the runs of a workload, those of rules in a vector [rules]."""
+  """Counts over the runs of a workload; counts of rules are vectors [rules]."""
 
   def __init__(self):
     self.runs = self.failed = self.rows = self.calm_rows = 0
@@ -119,7 +122,7 @@ class Count:
     )
 
   def add(self, fires, spikes):
-    """Adds a run: which rows each rule clipped, and which are spikes."""
+    """Adds a run, given which rows each rule clipped and which are spikes."""
     early = spikes & (np.arange(spikes.size) < EARLY)
     self.rows += spikes.size
     self.spikes += np.sum(spikes)
@@ -158,13 +161,13 @@ def share(part, whole, of, digits):
 
 
 def lines_of(counts):
-  """The tables: what there is, and of every rule what it did."""
+  """The tables, as lines: the data, and what each rule did."""
   columns = (*WORKLOADS, "other", ALGOPERF, LANGUAGE_MODEL)
   names = [name for name in columns if name in counts]
   found = [counts[w] for w in names]
   numbers = {
     "runs": [c.runs for c in found],
-    "of them failed (a norm is not finite); they do not count": [
+    "failed runs among them (a norm is not finite), not counted below": [
       c.failed for c in found
     ],
     "rows": [c.rows for c in found],
@@ -173,7 +176,7 @@ def lines_of(counts):
     f"spikes in the first {EARLY} rows": [c.early_spikes for c in found],
   }
   rows = [[key, *map(str, values)] for key, values in numbers.items()]
-  lines = tables.table(["what there is", *names], rows)
+  lines = tables.table(["data", *names], rows)
 
   def add(title, part, whole, of, digits):
     rows = [
@@ -189,7 +192,13 @@ def lines_of(counts):
     1000,
     1,
   )
-  add("the same, of all runs", lambda c: c.clipped, lambda c: c.rows, 1000, 1)
+  add(
+    "clipped or skipped in 1,000 rows, of all runs",
+    lambda c: c.clipped,
+    lambda c: c.rows,
+    1000,
+    1,
+  )
   add(
     "spikes caught, percent",
     lambda c: c.caught,
@@ -212,6 +221,6 @@ if __name__ == "__main__":
   parser.add_argument("path", nargs="+", type=pathlib.Path)
   counts = count(parser.parse_args().path)
   if not counts:
-    parser.error("there is no log of norms in these folders")
+    parser.error("these folders contain no log of norms")
   command = tables.machine("python benchmarks/real_norms.py PATH")
   tables.write("real norms", [command, "", *lines_of(counts)])

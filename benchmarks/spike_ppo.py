@@ -1,4 +1,4 @@
-"""PPO in environments of gymnax, for spike_training.py."""
+"""Trains PPO in environments of gymnax, for spike_training.py."""
 
 from typing import NamedTuple
 
@@ -74,13 +74,13 @@ def advantages_of(steps, last_value):
 
 
 def trainer(optimizer, name):
-  """(rate, seed, corrupted) -> return, share of steps that are clipped."""
+  """Makes a function (rate, seed, corrupted) -> (return, share clipped)."""
   env, env_params = gymnax.make(name)
   reset = jax.vmap(env.reset, (0, None))
   act = jax.vmap(env.step, (0, 0, 0, None))
 
   def experience(carry, key):
-    """One step of all environments; the sum of returns that are complete."""
+    """Steps all environments once; sums the returns of finished episodes."""
     params, obs, env_state, so_far, (returns, episodes) = carry
     choose, move = jax.random.split(key)
     logits, value = policy_and_value(params, obs)

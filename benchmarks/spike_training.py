@@ -1,34 +1,35 @@
-"""Does a rule against spikes help a training?
+"""Trains with each rule against spikes, and tests whether the rule helps.
 
     python benchmarks/spike_training.py RESULTS.csv --data-dir PTB
 
-trains a small Transformer on the characters of the Penn Treebank (in PTB,
-ptb.train.txt and ptb.test.txt, plain or .gz), and PPO on CartPole and Acrobot
-(gymnax). Each result is appended to RESULTS.csv, and what is there already is
-not run again. When all is there, it puts the tables into benchmarks/README.md.
+This command trains a small Transformer on the characters of the Penn Treebank
+(PTB contains ptb.train.txt and ptb.test.txt, plain or .gz), and PPO on CartPole
+and Acrobot (gymnax). It appends each result to RESULTS.csv, and does not repeat
+results that the file contains. When the file is complete, it writes the tables
+into benchmarks/README.md.
 
-What was fixed before the first run:
+These choices were fixed before the first run:
 
-* Adam with each rule of `RULES`, at five rates of each task, with eight seeds.
-  A seed is the same initial weights, batches and environments for all rules, so
-  that differences are paired by seed. All rates fall to 0.
-* Each with and without corrupted batches: in gradient steps 250, 750, ... the
-  labels of the batch are shuffled (of PPO the advantages and the targets of the
-  value).
-* The score of the Transformer is the loss on the test text after the last step;
-  ln(vocabulary), the loss of a guess, where it is above that or not finite. The
-  score of PPO is the mean return of the episodes that end in the last quarter
-  of the run.
-* A rule is said to help on a task where its paired difference to "no clip", at
-  the rate that is best for "no clip", is better than 0 by 4 standard errors
-  over the seeds (with 7 degrees of freedom that is two-sided 0.5 %, for nine
-  rules 5 %). It is said to harm where it is worse by as much. It is said to
-  widen the range of rates if the same holds at the largest rate.
-* All else is no result, and printed as well.
+* Adam runs with each rule of `RULES`, at five learning rates of each task, with
+  eight seeds. A seed gives the same initial weights, batches and environments
+  for all rules, so that differences are paired by seed. All rates fall to 0.
+* Each runs with and without corrupted batches. In gradient steps 250, 750, ...
+  of the former the labels of the batch are shuffled (in PPO, the advantages and
+  the targets of the value).
+* The score of the Transformer is the loss on the test text after the last step.
+  A loss that is not finite, or above the loss of a guess, counts as the loss of
+  a guess, ln(vocabulary). The score of PPO is the mean return of the episodes
+  that end in the last quarter of the run.
+* A rule helps on a task if its paired difference to "no clip", at the rate that
+  is best for "no clip", is better than 0 by 4 standard errors over the seeds
+  (with 7 degrees of freedom that is two-sided 0.5 %, for nine rules 5 %). It
+  harms if it is worse by as much. It widens the range of rates if it helps in
+  the same sense at the largest rate.
+* Everything else is no result, and is printed too.
 
-A group is a task, a rule, and corrupted or not: one vmapped program in a
-process of its own, which is ended after `--limit` seconds; then the group is
-left out.
+A group is a task, a rule, and corrupted or not. It is one vmapped program in
+its own process. A process that takes longer than `--limit` seconds is ended,
+and its group is left out.
 """
 
 import argparse
@@ -52,7 +53,7 @@ from htga_optax import by_norm, clip_by_tail_quantile, norms
 from htga_optax.diagnostics import spike_rules
 
 SEEDS = 8
-EVERY = 500  # steps, with one corrupted batch
+EVERY = 500  # one of so many batches is corrupted
 COLUMNS = ("task", "rule", "corrupted", "rate", "seed", "score", "clipped")
 
 
@@ -67,7 +68,7 @@ TASKS = {
   "CartPole-v1": Task((2.5e-4, 1e-3, 4e-3, 1.6e-2, 6.4e-2), 0.5, True),
   "Acrobot-v1": Task((2.5e-4, 1e-3, 4e-3, 1.6e-2, 6.4e-2), 0.5, True),
 }
-# By name: task -> transformation, and whether it stands behind Adam.
+# By name: a function task -> transformation, and whether it comes after Adam.
 RULES = {
   "no clip": (lambda task: optax.identity(), False),
   "clip_by_global_norm": (
@@ -129,7 +130,7 @@ def counted(tx):
 
 
 def optimizer_of(task, rule):
-  """Adam with the rule at its place, without a rate."""
+  """Adam with the rule before or after it, without a learning rate."""
   make, behind = RULES[rule]
   adam, clip = optax.scale_by_adam(), counted(make(TASKS[task]))
   return optax.chain(adam, clip) if behind else optax.chain(clip, adam)
@@ -173,21 +174,21 @@ def read(path):
 
 
 def possible(groups, data_dir):
-  """Groups that can run here; prints a sentence on those that cannot."""
+  """The groups that can run here; prints a sentence on those that cannot."""
   path = pathlib.Path(data_dir).expanduser() / "ptb.train.txt"
   text = path.exists() or path.with_suffix(".txt.gz").exists()
   if not text:
     print(
-      f"The Transformer is left out: there is no {path}, plain or with .gz."
+      f"The Transformer is left out: {path} is missing, plain and with .gz."
     )
   games = importlib.util.find_spec("gymnax") is not None
   if not games:
-    print("PPO is left out: pip install '.[benchmarks]' brings gymnax.")
+    print("PPO is left out: gymnax is missing: pip install '.[benchmarks]'.")
   return [g for g in groups if (text if g[0] == "transformer" else games)]
 
 
 def run_all(path, groups, data_dir, limit):
-  """Runs what is not in the CSV yet, a process each."""
+  """Runs the groups that the CSV file lacks, each in its own process."""
   there = read(path)
   if not path.exists():
     path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
@@ -198,7 +199,7 @@ def run_all(path, groups, data_dir, limit):
     command += [task, rule, str(int(corrupted)), "--data-dir", data_dir]
     start = time.time()
     try:
-      # Rows reach the file all at once, when the group is done.
+      # The rows of a group are written together, when the group is complete.
       out = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, timeout=limit, check=True
       ).stdout
@@ -216,7 +217,7 @@ def scores_of(rows, task, rate):
 
 
 def verdict(rows, baseline, task, rate):
-  """Whether a rule helps at a rate, by paired differences."""
+  """Whether a rule helps or harms at a rate, by paired differences."""
   sign = 1 if TASKS[task].higher_is_better else -1
   difference = sign * (
     scores_of(rows, task, rate) - scores_of(baseline, task, rate)
@@ -228,7 +229,7 @@ def verdict(rows, baseline, task, rate):
 
 
 def lines_of(found):
-  """A table for each task, corrupted or not."""
+  """A table for each task, with and without corrupted batches."""
   lines = []
   for task, corrupted in dict.fromkeys((t, c) for t, _, c in found):
     rates = TASKS[task].rates
@@ -241,7 +242,8 @@ def lines_of(found):
     )
     title = f"{task}{', corrupted batches' if corrupted else ''}"
     head = [title, *(f"{rate:g}" for rate in rates)]
-    head += [f"at {best:g}", f"at {rates[-1]:g}", "steps clipped in 1,000"]
+    head += [f"verdict at rate {rate:g}" for rate in (best, rates[-1])]
+    head.append("steps clipped in 1,000")
     rows = []
     for rule in RULES:
       group = found.get((task, rule, corrupted))
@@ -265,9 +267,13 @@ def lines_of(found):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("results", type=pathlib.Path)
-  parser.add_argument("--data-dir", default=".", help="with the Penn Treebank")
-  parser.add_argument("--limit", type=float, default=180, help="of a group, s")
-  parser.add_argument("--only", help="a task")
+  parser.add_argument(
+    "--data-dir", default=".", help="the folder of the Penn Treebank"
+  )
+  parser.add_argument(
+    "--limit", type=float, default=180, help="time limit of a group, in seconds"
+  )
+  parser.add_argument("--only", help="the only task to run")
   parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.one:

@@ -1,4 +1,4 @@
-"""A small Transformer on the characters of a text, for spike_training.py."""
+"""Trains a small Transformer on characters, for spike_training.py."""
 
 import gzip
 import math
@@ -18,11 +18,11 @@ import models
 
 STEPS, WARM_UP = 1000, 50
 BATCH, LENGTH, WIDTH = 8, 32, 32
-TEST = 128  # windows
+TEST = 128  # the number of test windows
 
 
 def characters(data_dir):
-  """The training and the test text as tokens, and how many there are."""
+  """The training and the test text as tokens, and the number of tokens."""
   texts = []
   for part in ("train", "test"):
     path = pathlib.Path(data_dir).expanduser() / f"ptb.{part}.txt"
@@ -41,7 +41,7 @@ def windows(text, starts):
 
 
 def trainer(optimizer, data_dir):
-  """(rate, seed, corrupted) -> test loss, share of steps that are clipped."""
+  """Makes a function (rate, seed, corrupted) -> (test loss, share clipped)."""
   train, test, size = characters(data_dir)
   train, test = jnp.asarray(train, jnp.int32), jnp.asarray(test, jnp.int32)
   example = jax.ShapeDtypeStruct([LENGTH], jnp.int32)
@@ -76,7 +76,7 @@ def trainer(optimizer, data_dir):
     (params, state), _ = lax.scan(step, carry, jnp.arange(STEPS))
     starts = jnp.arange(TEST) * ((test.size - LENGTH) // TEST)
     loss = loss_fn(params, *windows(test, starts))
-    # The loss of a guess, for runs that have come to nothing.
+    # Runs that failed get the loss of a guess.
     loss = jnp.where(loss < math.log(size), loss, math.log(size))
     return loss, optax.tree.get(state, "clipped_count") / STEPS
 

@@ -1,21 +1,22 @@
-"""Are the far tails of `stable.sample` right, and is every sample finite?
+"""Checks the far tails of `stable.sample`, and that every sample is finite.
 
     python benchmarks/stable_tails.py [draws for each law, 1e9]
 
-Draws in chunks inside one jitted loop, counts how many samples are beyond the
-two-sided quantiles of 1e-6 and 1e-7, and prints a Markdown table; z is the
-distance from what is expected, in standard errors. Beyond the quantile of 1e-8
-there are too few for more than a look.
+The script draws in chunks inside one jitted loop, counts how many samples are
+beyond the two-sided quantiles of 1e-6, 1e-7 and 1e-8, and prints a Markdown
+table. The column z is the difference to the expected count, in standard errors.
+The counts beyond the quantile of 1e-8 are too small for a test.
 
 The quantiles are those of the tail series (Bergstrom 1952; Gauss at alpha = 2),
 
     P(|X| > x) = 2/pi sum_k (-1)^(k+1) Gamma(alpha k)/k! sin(pi alpha k/2)
-                 x^(-alpha k),
+                 x^(-alpha k).
 
-SciPy's `levy_stable.sf` is 0 so far out, being 1 - cdf. Zolotarev's integral,
-which it evaluates, is taken at the 1e-6 quantile in the variable
-log(pi/2 - theta), as a check. With beta the first term of the series is shifted
-by beta tan(pi alpha/2), and the integral left out.
+SciPy's `levy_stable.sf` cannot be used: it is 1 - cdf, and this is 0 so far
+out. As a check, Zolotarev's integral, which SciPy evaluates, is computed at the
+1e-6 quantile in the variable log(pi/2 - theta). For beta other than 0 the first
+term of the series is shifted by beta tan(pi alpha/2), and the integral is left
+out.
 """
 
 import functools
@@ -38,7 +39,7 @@ LAWS = [
 
 
 def two_sided(x, alpha, beta=0.0, terms=4):
-  """P(|X| > x) far out."""
+  """P(|X| > x) for large x."""
   if alpha == 2:
     return special.erfc(x / 2)
   k = np.arange(1, terms + 1)
@@ -52,11 +53,11 @@ def two_sided(x, alpha, beta=0.0, terms=4):
 
 
 def integral(x, alpha):
-  """P(|X| > x) for beta = 0, by an integral over the angle."""
+  """P(|X| > x) for beta = 0, computed by an integral over the angle."""
   if alpha == 1:
     return 2 / math.pi * math.atan(1 / x)
 
-  def integrand(log_w):  # of P(|X| > x given the angle) dtheta
+  def integrand(log_w):  # P(|X| > x, given the angle), times dtheta
     w = math.exp(log_w)
     theta = math.pi / 2 - w
     log_r = math.log(math.sin(alpha * theta)) - math.log(math.sin(w)) / alpha
@@ -70,7 +71,7 @@ def integral(x, alpha):
 
 
 def quantile(level, alpha, beta=0.0):
-  """x with P(|X| > x) = level."""
+  """The x with P(|X| > x) = level."""
   f = lambda log_x: math.log(two_sided(math.exp(log_x), alpha, beta) / level)
   low = 1.0 if alpha == 2 else 3.0
   high = 3.0 if alpha == 2 else 80.0
@@ -79,7 +80,7 @@ def quantile(level, alpha, beta=0.0):
 
 @functools.partial(jax.jit, static_argnames=("beta", "chunks"))
 def count(key, alpha, beta, quantiles, chunks):
-  """Samples that are not finite, and those beyond each quantile."""
+  """Counts the samples that are not finite, and those beyond each quantile."""
 
   def step(counts, i):
     x = stable.sample(jax.random.fold_in(key, i), alpha, beta, CHUNK)
@@ -99,7 +100,7 @@ def main():
   print(f"{n:,} draws of each law, JAX {jax.__version__}\n")
   print(
     "| alpha | beta | not finite | beyond 1e-6 | z | beyond 1e-7 | z"
-    " | beyond 1e-8 | z | integral at the first |"
+    " | beyond 1e-8 | z | integral at the first quantile |"
   )
   print("|" + "---|" * 10)
   worst = 0.0

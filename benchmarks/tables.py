@@ -1,4 +1,4 @@
-"""Tables of benchmarks/README.md, each between its two markers."""
+"""Writes the tables of benchmarks/README.md, each between its two markers."""
 
 import datetime
 import importlib.metadata
@@ -12,7 +12,7 @@ README = pathlib.Path(__file__).parent / "README.md"
 
 
 def machine(command):
-  """What the figures were measured on, and by what."""
+  """One line: the machine and the versions of a measurement, the command."""
   cpu = platform.processor() or platform.machine()
   info = pathlib.Path("/proc/cpuinfo")
   if info.exists():
@@ -34,13 +34,13 @@ def machine(command):
 
 
 def table(head, rows):
-  """A table in Markdown, as lines."""
+  """The lines of a Markdown table."""
   cells = [head, ["---"] * len(head), *rows]
   return ["| " + " | ".join(row) + " |" for row in cells]
 
 
 def write(name, lines):
-  """Puts the lines between the markers of that name, and prints them."""
+  """Writes the lines between the markers of that name, and prints them."""
   begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
   text = "\n".join(lines) + "\n"
   before, rest = README.read_text().split(begin)

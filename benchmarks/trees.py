@@ -1,4 +1,4 @@
-"""Parameter trees of real networks, as shapes: what an update is timed on."""
+"""Makes trees of zeros in the shapes of real networks, to time updates on."""
 
 import jax.numpy as jnp
 

@@ -55,11 +55,11 @@ def test_a_window_that_is_not_full_has_no_index():
   [
     ((0.5, 0.9), "very heavy, even the mean of the norm is infinite."),
     ((0.8, 1.9), "heavy, the variance of the norm is infinite."),
-    ((1.5, 3.0), "perhaps heavy, an infinite variance is within the interval."),
+    ((1.5, 3.0), "perhaps heavy, the interval includes an infinite variance."),
     ((0.84, 47.0), "too few independent values to tell."),
     ((0.9, 4.6), "too few independent values to tell."),
     ((2.1, 40.0), "a finite variance."),
-    ((12.0, 40.0), "a light tail, with no power law to speak of."),
+    ((12.0, 40.0), "a light tail, practically no power law."),
   ],
 )
 def test_the_interval_says_how_heavy(interval, meaning):
@@ -83,17 +83,17 @@ def test_the_interval_says_how_heavy(interval, meaning):
 def test_a_rejection_has_its_reason(statistics, reason):
   said = diagnostics.explain(tracked(statistics=statistics, rejected=True))
   drift, misfit = statistics
-  trust = f"Do not trust it (drift {drift:.1f}, misfit {misfit:.1f}): "
+  trust = f"Do not trust this index (drift {drift:.1f}, misfit {misfit:.1f}): "
   assert trust in said and reason in said and "not rejected" not in said
 
 
 def test_dependence_and_nonfinite_norms_are_stated():
   said = diagnostics.explain(tracked(inflation=3.24, nonfinite_count=2))
   assert said.endswith(
-    "The norms depend on those before, so that 3.2 of them tell as much as one."
-    " Norms that were not finite: 2."
+    "Successive norms are dependent: 3.2 of them carry as much information as"
+    " one independent norm. Number of norms that were not finite: 2."
   )
-  assert "depend" not in diagnostics.explain(tracked(inflation=1.4))
+  assert "Successive" not in diagnostics.explain(tracked(inflation=1.4))
 
 
 def run(tx, grads):

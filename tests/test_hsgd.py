@@ -559,8 +559,8 @@ def test_chains_without_a_stationary_law_overflow():
 @pytest.mark.parametrize(
   "args, sentence",
   [
-    (([], 0.1), "a vector of one or more, got shape (0,)."),
-    (([[1.0]], 0.1), "a vector of one or more, got shape (1, 1)."),
+    (([], 0.1), "a non-empty vector, got shape (0,)."),
+    (([[1.0]], 0.1), "a non-empty vector, got shape (1, 1)."),
     (([1.0, -0.5], 0.1), "at least 0 and not all 0, got [1.0, -0.5]."),
     (([1.0, math.nan], 0.1), "at least 0 and not all 0, got [1.0, nan]."),
     (([math.inf], 0.1), "finite, at least 0 and not all 0, got [inf]."),

@@ -119,14 +119,14 @@ def test_incomplete_rows_are_left_out(tmp_path):
   "data, message",
   [
     (b"\x1f\x8b\x08\0nothing that is zipped", "is a damaged gzip file"),
-    (b"\xff\xfea\0\0\0b\0", "is no text: neither a table nor JSON."),
-    (b"\x89PNG\xff\xfe", "is no text: neither a table nor JSON."),
-    ('[{"a": 1}, 2]', "line 1 is no object: 2"),
-    ('[{"a": 1},\n{"a": oops}, {"a": 2}]', "line 2 is no JSON"),
-    ("[]", "has no object with a number in it."),
-    ("# only\n# comments\n", "has a line of names and no rows."),
-    ("step;x\n1;2;3\n", "row 1 has 3 cells, the line of names 2."),
-    ("step;x\n-;-\n", "has no column with a number in it."),
+    (b"\xff\xfea\0\0\0b\0", "is not text: neither a table nor JSON."),
+    (b"\x89PNG\xff\xfe", "is not text: neither a table nor JSON."),
+    ('[{"a": 1}, 2]', "line 1 is not a JSON object: 2"),
+    ('[{"a": 1},\n{"a": oops}, {"a": 2}]', "line 2 is not JSON"),
+    ("[]", "has no object that contains a number."),
+    ("# only\n# comments\n", "has a line of names but no rows."),
+    ("step;x\n1;2;3\n", "row 1 has 3 cells, but the line of names has 2."),
+    ("step;x\n-;-\n", "has no column that contains a number."),
   ],
 )
 def test_bad_files_are_one_sentence(tmp_path, data, message):
@@ -172,7 +172,7 @@ def test_event_files_are_columns(tmp_path):
   torn.write_bytes(file.read_bytes()[:-10])
   assert logs.read(torn)["grad_norm"].size >= N - 1
   torn.write_bytes(b"\1" + 7 * b"\0" + b"four\xffabcd")
-  with pytest.raises(ValueError, match=r"torn.tfevents is no event file"):
+  with pytest.raises(ValueError, match=r"torn.tfevents is not an event file"):
     logs.read(torn)
 
 
@@ -477,9 +477,9 @@ def test_omitted_values_have_a_reason():
   with pytest.raises(ValueError) as error:
     verdicts.examine({"step": steps, "norm": x})
   assert str(error.value) == (
-    "norm has 4 values that are finite and not 0; a verdict takes 100. Left out"
+    "norm has 4 values that are finite and not 0; a verdict needs 100. Left out"
     " of norm: 1 rows without a number, 1 nan, 2 infinite, 1 equal to 0, 1"
-    " beyond 1e+30 times the median, 1 of steps that come again."
+    " beyond 1e+30 times the median, 1 of steps that are repeated later."
   )
 
 
@@ -503,15 +503,15 @@ def test_rows_restarts_and_the_run_are_described():
   found = " ".join(said(log, window=100))
   for sentence in (
     "The verdict rests on the last 100 of 400 values, steps 30000 to 39900.",
-    " of 40 windows of 100 values, which overlap (from ",
-    "The level moves: medians of tenths of the run go from ",
+    " of 40 windows of 100 values, which overlap (indices from ",
+    "The level changes: the medians of the 10 parts of the run go from ",
     "between steps 12000 and 19900, where the median falls by a factor of ",
     "Step 3000: 1e+05, ",
-    "The step jumps back once: from 13900 to 10000. A step that comes again"
-    " counts once, the last time.",
+    "The step jumps back once: from 13900 to 10000. Of a step that is repeated,"
+    " only the last repetition counts.",
     "one row in 1000, that is one logged row in 100000 steps",
     "Rows are 100 steps apart.",
-    "Left out of train/grad_norm: 40 of steps that come again.",
+    "Left out of train/grad_norm: 40 of steps that are repeated later.",
   ):
     assert sentence in found, sentence
 

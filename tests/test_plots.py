@@ -44,7 +44,7 @@ def test_ccdf_of_signed_values_has_both_tails():
   ax = drawn(plots.ccdf(x, [law]))
   at, height = ax.lines[1].get_data()
   np.testing.assert_allclose(height, law.sf(at) + law.cdf(-at))
-  with pytest.raises(ValueError, match="no value is other than 0"):
+  with pytest.raises(ValueError, match="all values are 0"):
     plots.ccdf(np.zeros(20))
 
 

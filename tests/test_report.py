@@ -98,15 +98,15 @@ def test_the_page_says_what_it_found(page):
   for sentence in (
     "Tail index 1.5 (95 %: 1.2 to 1.7) of update_norm, from the 150 largest of"
     " the last 1500 values: heavy, the variance of the norm is infinite.",
-    "No drift is found within the window",
+    "No drift is found in the window",
     "No dependence that matters is found",
     "Not rejected at 5 %: Pareto tail, lognormal tail. Rejected: lognormal,"
-    " exponential tail. A law that is not rejected is not thereby right",
+    " exponential tail. A law that is not rejected need not be right",
     "Clip: clip_by_tail_quantile(exceedance_rate=0.001) clips the next step"
-    " beyond a norm of",
-    "Batch: if this tail is that of single examples' noise",
+    " if its norm is above",
+    "Batch: if the noise of single examples has this tail",
     "The verdict rests on all 1500 values, steps 10 to 15000, fewer than its"
-    " window of 2048. The level stays:",
+    " window of 2048. The level is stable:",
     "one row in 1000, that is one logged row in 10000 steps",
     "Rows are 10 steps apart.",
   ):
@@ -182,29 +182,29 @@ GOOD = "step,update_norm\n" + "".join(
   "text, message",
   [
     ("", "is empty."),
-    ("step,update_norm\n", "has a line of names and no rows."),
+    ("step,update_norm\n", "has a line of names but no rows."),
     ("step,update_norm\n1,2.5\n", "update_norm has 1 values that are finite"),
     (
       "step,loss\n1,2\n2,3\n",
-      "no column of norms (update_norm, gradient_norm,",
+      "no column of norms (known names: update_norm, gradient_norm,",
     ),
     ("1,2\n3,4\n", "must begin with a line of different names, got '1,2'."),
     (
       "step,update_norm\n1,2,3\n1,2\n",
-      "row 1 has 3 cells, the line of names 2.",
+      "row 1 has 3 cells, but the line of names has 2.",
     ),
     ("step,update_norm\n1,nan\n2,\n", "update_norm has 0 values that are"),
     ("step,update_norm\n1,\n2,-\n", "no column of norms"),
-    ("step,update_norm\na,b\n", "has no column with a number in it."),
+    ("step,update_norm\na,b\n", "has no column that contains a number."),
     (
       GOOD,
-      "update_norm has 99 values that are finite and not 0; a verdict takes",
+      "update_norm has 99 values that are finite and not 0; a verdict needs",
     ),
-    ("step,update_norm\n" + "1,2\n" * 200, "no tail to speak of"),
-    ("\0\1\2", "is no text: neither a table nor JSON."),
-    ("{\n", "line 1 is no JSON"),
-    ('{"a": 1}\n[1]\n', "line 2 is no object: [1]"),
-    ('{"a": 1}\n{"a"\n', "line 2 is no JSON"),
+    ("step,update_norm\n" + "1,2\n" * 200, "has no tail: the 21 largest"),
+    ("\0\1\2", "is not text: neither a table nor JSON."),
+    ("{\n", "line 1 is not JSON"),
+    ('{"a": 1}\n[1]\n', "line 2 is not a JSON object: [1]"),
+    ('{"a": 1}\n{"a"\n', "line 2 is not JSON"),
   ],
 )
 def test_bad_logs_get_one_line(tmp_path, text, message):
@@ -225,14 +225,14 @@ def test_bad_arguments_get_one_line(tmp_path):
   for arguments, message in (
     ([tmp_path / "none.csv"], "No such file"),
     ([tmp_path], "is a folder without event files"),
-    ([picture], "is no text"),
+    ([picture], "is not text"),
     (
       [log, "--column", "norm"],
-      "no column of numbers norm; there are: step, loss,",
+      "no column of numbers norm; it has: step, loss,",
     ),
     ([log, "--window", "5"], "window must be at least 100, got 5."),
     ([log, "--window", "x"], "argument --window"),
-    ([log, "-o", log], "is the log: name another page with -o."),
+    ([log, "-o", log], "is the log itself; choose another output with -o."),
     ([log, "-o", tmp_path / "no" / "page.html"], "No such file"),
     ([], "the following arguments are required: log"),
   ):
@@ -282,7 +282,7 @@ def test_drift_is_stated():
   assert found.series.drift < -2.5
   said = verdicts.sentences(found, table)[1]
   assert said.startswith(
-    "Do not trust that index: the largest values came early"
+    "Do not trust this index: the largest values came early"
   )
 
 
@@ -295,7 +295,7 @@ def test_dependence_is_stated_and_values_are_thinned():
   assert found.thinned[-1] == found.apart[-1] == table["norm"][-1]
   _, _, said, laws, *_ = verdicts.sentences(found, table)
   assert "Laws of all values" not in laws
-  assert "The values depend on those before" in said
+  assert "Successive values are dependent" in said
   assert f"{found.apart.size} values {found.lag} apart" in said
 
 
@@ -309,7 +309,7 @@ def test_a_signed_column_has_laws_with_two_tails():
   assert laws["Student t"].ks_pvalue > 0.05
   assert laws["Student t"].fit == fits.fit("Student t", x)
   said = " ".join(verdicts.sentences(found, table))
-  assert "The likelihood is for the Student t against the stable" in said or (
+  assert "The likelihood favours the Student t over the stable" in said or (
     "The likelihoods of Student t and stable do not differ" in said
   )
   page = Page(diagnostics.report(table, column="noise"))
@@ -319,8 +319,8 @@ def test_a_signed_column_has_laws_with_two_tails():
 def test_a_light_tail_is_called_light():
   x = np.random.default_rng(0).chisquare(1000, 2000) ** 0.5
   said = verdicts.sentences(verdicts.examine({"norm": x}), {"norm": x})
-  assert "a light tail, with no power law to speak of." in said[0]
-  assert "nothing in this tail speaks against averaging" in said[5]
+  assert "a light tail, practically no power law." in said[0]
+  assert "this tail is no obstacle to averaging" in said[5]
 
 
 def test_huge_norms_and_the_noise_scale():

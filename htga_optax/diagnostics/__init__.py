@@ -1,18 +1,21 @@
-"""The host side: a state or a log of a run, in words and pictures.
+"""Explains the state or the log of a run, in sentences and pictures.
+
+This command reads a log and writes one HTML page::
 
     python -m htga_optax.diagnostics RUN.csv -o report.html
 
-writes one page that needs no network: the verdict on a column of norms, the
-laws that were tested, and pictures. From Python:
+The page contains the verdict on a column of norms, the laws that were tested,
+and pictures. It loads nothing from the network. From Python::
 
-    explain       a state after the step, in sentences
-    report        a log as that page of HTML, `pictures` its figures
-    logs          a log as columns of numbers
-    verdicts      a column of norms: numbers, and sentences
-    fits          which law fits a sample
-    spike_rules   what this package's clip and others make of a spike
+    explain       describes an optimizer state in sentences
+    report        writes a log as that HTML page
+    pictures      draws the figures of the page
+    logs          reads a log into columns of numbers
+    verdicts      examines a column of norms, and explains it in sentences
+    fits          fits laws to a sample and tests them
+    spike_rules   applies the clip of this package and other rules to a log
     landscape     slices of a loss, the spectrum of its Hessian
-    plots         pictures of all of these
+    plots         draws pictures of all of these
 
 The extra `diagnostics` installs scipy and matplotlib. They are imported when a
 function needs them. Nothing on the training path imports this package.

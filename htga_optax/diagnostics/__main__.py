@@ -1,4 +1,4 @@
-"""The command line: it reads a log and writes a page of HTML."""
+"""Reads a log and writes an HTML page, from the command line."""
 
 import argparse
 from collections.abc import Sequence
@@ -20,34 +20,41 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> None:
   """Runs the command line.
 
-  Every failure ends it with one line of text and the exit status 1.
+  A failure prints one line of text and exits with status 1.
 
   Args:
-    arguments: those of the command; of the process if None.
+    arguments: the arguments of the command; those of the process if None.
   """
   parser = _Parser(
     prog="python -m htga_optax.diagnostics",
-    description="A page on the tails of a run, from its log.",
+    description="Writes an HTML page on the tails of a run, from its log.",
   )
   parser.add_argument(
-    "log", help="table of text, JSON, event file of TensorBoard, or its folder"
+    "log",
+    help="a text table, JSON, a TensorBoard event file, or a folder of event"
+    " files",
   )
-  parser.add_argument("-o", "--output", default="report.html")
+  parser.add_argument(
+    "-o", "--output", default="report.html", help="the HTML page to write"
+  )
   parser.add_argument(
     "--column",
-    help=f"of norms, or signed; else one of {', '.join(verdicts.NORMS)}",
+    help="the column to examine, of norms or of signed values; by default the"
+    f" first of {', '.join(verdicts.NORMS)} in the log",
   )
   parser.add_argument(
     "--window",
     type=int,
     default=verdicts.WINDOW,
-    help="last values for the verdict",
+    help="how many of the last values to examine (default: %(default)s)",
   )
   args = parser.parse_args(arguments)
   output = pathlib.Path(args.output)
   try:
     if output.exists() and os.path.samefile(args.log, output):
-      raise ValueError(f"{output} is the log: name another page with -o.")
+      raise ValueError(
+        f"{output} is the log itself; choose another output with -o."
+      )
     _progress(f"Reading {args.log}")
     columns = logs.read(args.log)
     title = pathlib.Path(args.log).name
@@ -66,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _progress(what: str) -> None:
-  """Says on a terminal what is being done, in a line that the next replaces."""
+  """Shows the current task on a terminal, in a line that the next replaces."""
   if sys.stderr.isatty():
     print(f"\r\x1b[K{what}", end="", file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""A state after the step, in sentences."""
+"""Describes an optimizer state in sentences."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,27 +11,29 @@ from htga_optax import streaming
 from htga_optax._states import typed
 from htga_optax.diagnostics import fits, verdicts
 
-_WORSE = 1.645  # the score at which a fit is worse, at 5 %
+_WORSE = 1.645  # a fit with a larger score is worse, at 5 %
 
 
 def explain(state: Any, layers: Sequence[str] | None = None) -> str:
-  """Says in sentences what the norms of a run are like.
+  """Describes the norms of a run in sentences, from an optimizer state.
 
   Args:
-    state: an optimizer state with one :func:`htga_optax.track_tail_index` in
-      it, however deep, also as dicts (see :func:`htga_optax.readings`). Its
-      arrays are copied to the host.
-    layers: names for a tracker per layer, as
-      :func:`htga_optax.layer_names` gives them, or for the members of an
-      ensemble (`jax.vmap`); None numbers them.
+    state: an optimizer state that contains one
+      :func:`htga_optax.track_tail_index` at any depth; it may be stored as
+      dicts (see :func:`htga_optax.readings`). Its arrays are copied to the
+      host.
+    layers: the names of the layers, for a tracker per layer, as
+      :func:`htga_optax.layer_names` returns them; or the names of the members
+      of an ensemble (`jax.vmap`). With None they are numbered.
 
   Returns:
-    The sentences; a line for each layer, for each member, or, of an ensemble
-    per layer, for each "member/layer".
+    The sentences. A tracker per layer gives a line for each layer, an ensemble
+    a line for each member, and an ensemble of trackers per layer a line for
+    each "member/layer".
 
   Raises:
-    ValueError: there is no such tracker in the state, or more than one, or the
-      number of names is not that of the layers.
+    ValueError: the state has no such tracker or more than one, or the number of
+      names differs from the number of layers.
 
   Examples:
     >>> import jax, jax.numpy as jnp, numpy as np, optax
@@ -51,8 +53,8 @@ def explain(state: Any, layers: Sequence[str] | None = None) -> str:
     raise ValueError("explain takes a state with one tracker.") from error
   if tail_index is None:
     raise ValueError(
-      "explain found no `tail_index` in this state: put track_tail_index()"
-      " into the chain."
+      "explain found no `tail_index` in this state: add track_tail_index()"
+      " to the chain."
     )
   fields = [
     np.asarray(x)
@@ -65,7 +67,7 @@ def explain(state: Any, layers: Sequence[str] | None = None) -> str:
       _variance_inflation(state, tail_index),
     )
   ]
-  # The window, where the estimator has one, as its values in ascending order.
+  # The values of the window in ascending order, if the estimator has a window.
   window = getattr(optax.tree.get(state, "estimator_state"), "window", None)
   ascending = np.zeros([*np.shape(tail_index), 0])
   fields.append(ascending if window is None else np.asarray(window.ascending))
@@ -85,7 +87,7 @@ def explain(state: Any, layers: Sequence[str] | None = None) -> str:
 
 
 def _variance_inflation(state: Any, tail_index: Any) -> Any:
-  """How many dependent norms tell as much as one; 1 if nobody has measured."""
+  """How many dependent norms are worth one independent; 1 if not measured."""
   estimator_state = optax.tree.get(state, "estimator_state")
   series = getattr(estimator_state, "series", None)
   return (
@@ -105,15 +107,15 @@ def _sentence(
   said = []
   filled, size = np.sum(ascending >= 0), ascending.size
   if not tail_index:
-    why = "the window is not full, or its largest norms are 0"
+    why = "the window is not full yet, or its largest norms are 0"
     if size:
       why = f"the window has {filled} of its {size} norms"
       why = why if filled < size else "the largest norms are 0"
     said.append(f"No tail index yet: {why}.")
   elif tail_index >= streaming.LIGHTEST:
     said.append(
-      "The tail is lighter than any power law: the largest norms are equal, or"
-      " nearly so."
+      "The tail is lighter than any power law: the largest norms are equal or"
+      " nearly equal."
     )
   else:
     low, high = map(float, interval)
@@ -128,24 +130,26 @@ def _sentence(
       if _is_exponential(ascending, float(inflation)):
         said.append(
           f"The {ascending.size} norms of the window do not reject an"
-          " exponential tail either, which is lighter than any power law."
+          " exponential tail either, and that is lighter than any power law."
         )
     elif abs(drift) >= abs(misfit):
       trend = verdicts.trend(drift, "norms")
-      said.append(f"Do not trust it {tests}: {trend}.")
+      said.append(f"Do not trust this index {tests}: {trend}.")
     else:
-      # A level that has risen scores like a light tail.
+      # A level that has risen gives the same score as a light tail.
       reach = "farther than a power law's would"
       if misfit < 0:
         reach = "less far than a power law's would, or their level has risen"
-      said.append(f"Do not trust it {tests}: the largest norms reach {reach}.")
+      said.append(
+        f"Do not trust this index {tests}: the largest norms reach {reach}."
+      )
     if inflation >= 1.5:
       said.append(
-        f"The norms depend on those before, so that {inflation:.1f} of them"
-        " tell as much as one."
+        f"Successive norms are dependent: {inflation:.1f} of them carry as much"
+        " information as one independent norm."
       )
   if nonfinite_count:
-    said.append(f"Norms that were not finite: {nonfinite_count}.")
+    said.append(f"Number of norms that were not finite: {nonfinite_count}.")
   return " ".join(said)
 
 

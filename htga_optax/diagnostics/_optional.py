@@ -1,21 +1,22 @@
-"""The import of what only an extra installs."""
+"""Imports modules that only an extra of the package installs."""
 
 import importlib
 from typing import Any
 
 
 def load(name: str, extra: str = "diagnostics") -> Any:
-  """Imports a module that the package can do without.
+  """Imports an optional module.
 
   Args:
-    name: its dotted name.
-    extra: what installs it.
+    name: the dotted name of the module.
+    extra: the extra of htga_optax that installs it.
 
   Returns:
     The module.
 
   Raises:
-    ImportError: it is not installed; the message says what to install.
+    ImportError: it is not installed; the message contains the command that
+      installs it.
 
   Examples:
     >>> from htga_optax.diagnostics import _optional

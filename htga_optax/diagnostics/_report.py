@@ -1,4 +1,4 @@
-"""A log as one page of HTML: the verdict, the laws, the pictures."""
+"""Writes a log as one HTML page: the verdict, the laws, the pictures."""
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
@@ -19,17 +19,17 @@ def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
   """Draws the pictures of a report.
 
   Args:
-    found: what :func:`verdicts.examine` returned.
-    columns: the log, as :func:`verdicts.examine` takes it.
+    found: the result of :func:`htga_optax.diagnostics.verdicts.examine`.
+    columns: the log, as in that function.
 
   Returns:
-    Figures of matplotlib, by caption.
+    The matplotlib figures by caption.
   """
   log, rows, made = logs.columns(columns), found.rows, {}
   steps, values = verdicts.curve(log, rows.column)
   spikes = found.spikes.listed
-  caption = f"{rows.column} over the run: medians and extremes of stretches"
-  caption += "; spikes as in the table" if spikes else ""
+  caption = f"{rows.column} over the run (line: medians; band: extremes)"
+  caption += "; numbers: spikes as in the table" if spikes else ""
   made[caption] = plots.mark(
     np.array([spike.step for spike in spikes]),
     np.array([spike.norm for spike in spikes]),
@@ -64,7 +64,7 @@ def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
   if factors or rate is not None:
     ax = plots.step_size(steps, 1.0 if rate is None else rate, factors)
     if rate is None:
-      ax.set_ylabel("step size (learning rates)")
+      ax.set_ylabel("step size (in units of the learning rate)")
     made["Effective step size"] = ax
   return {caption: ax.figure for caption, ax in made.items()}
 
@@ -72,7 +72,7 @@ def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
 def _tails(
   found: verdicts.Verdict, log: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
-  """The pictures of the tail: index, exceedances, Hill plot, quantiles."""
+  """Draws the tail: its index, exceedances, Hill plot and quantiles."""
   made = {}
   at, alphas, low, high = found.blocks
   ax = plots.tail_index(
@@ -82,23 +82,25 @@ def _tails(
     at, logged = verdicts.curve(log, "tail_index")
     every = max(1, at.size // 1000)
     plots.tail_index(at[::every], logged[::every], label="in the log", ax=ax)
-  made["Tail index over the run; below 2 the variance is infinite"] = ax
+  made["Tail index over the run (below 2 the variance is infinite)"] = ax
   laws = [test.fit for test in found.tests]
-  made["Share of values beyond |x|, and fitted laws"] = plots.ccdf(
+  made["Share of values whose size exceeds |x|, and fitted laws"] = plots.ccdf(
     found.values, laws
   )
-  made["Hill plot of the window"] = plots.hill_plot(found.values)
+  made["Hill plot: the tail index by how many values are used"] = (
+    plots.hill_plot(found.values)
+  )
   for test in _best(found):
     tail = fits.LAWS[test.fit.law].support == "tail"
     verdict = "rejected" if verdicts.rejected(test) else "not rejected"
-    made[f"Quantiles beside those of the law: {test.fit}, {verdict}"] = (
+    made[f"Quantiles of the values over those of {test.fit}, {verdict}"] = (
       plots.qq(np.abs(found.thinned) if tail else found.apart, test.fit)
     )
   return made
 
 
 def _best(found: verdicts.Verdict) -> list[fits.Goodness]:
-  """The tests with the largest p-value: of a tail, and of all values."""
+  """The tests with the largest p-values: one of a tail, one of all values."""
   best = []
   for tails in (True, False):
     some = [
@@ -137,21 +139,22 @@ def report(
   window: int = verdicts.WINDOW,
   progress: Callable[[str], object] = lambda what: None,
 ) -> str:
-  """Writes a log as one page of HTML: verdict, laws and pictures.
+  """Writes a log as one HTML page: verdict, laws and pictures.
 
   Args:
-    columns: as :func:`verdicts.examine` takes them.
+    columns: a log, as in :func:`htga_optax.diagnostics.verdicts.examine`.
     title: the title of the page.
-    column: as :func:`verdicts.examine` takes it.
-    window: as :func:`verdicts.examine` takes it.
-    progress: is called with a few words before each part of the work.
+    column: the column to examine, as in that function.
+    window: how many of the last values to examine, as in that function.
+    progress: a function that is called with a few words before each part of the
+      work.
 
   Returns:
-    The page, as text. It has no script, and a browser loads nothing for it.
+    The page, as text. It has no script, and the browser loads nothing else.
 
   Raises:
     ImportError: scipy or matplotlib is missing.
-    ValueError: as :func:`verdicts.examine`.
+    ValueError: as in :func:`htga_optax.diagnostics.verdicts.examine`.
   """
   _optional.load("matplotlib.figure")
   columns = logs.columns(columns)
@@ -160,7 +163,7 @@ def report(
   paragraphs = "\n".join(
     f"<p>{html.escape(line)}</p>" for line in verdicts.sentences(found, columns)
   )
-  progress("Running the rules over the norms")
+  progress("Applying the rules to the norms")
   spikes = _spikes(found)
   progress("Drawing the pictures")
   figures = "\n".join(
@@ -192,10 +195,11 @@ def report(
 <main>
 {figures}
 </main>
-<footer>{rows} rows; python -m htga_optax.diagnostics. p-values are by a
-parametric bootstrap of {verdicts.REPLICATIONS} samples with the law fitted
-again to each, and so at least {1 / (verdicts.REPLICATIONS + 1):g}; a law is
-rejected where either is below 2.5 %.</footer>
+<footer>{rows} rows; python -m htga_optax.diagnostics. The p-values come from a
+parametric bootstrap of {verdicts.REPLICATIONS} samples; the law is fitted again
+to each. They are at least {1 / (verdicts.REPLICATIONS + 1):g}. A law is
+rejected at 5 % if one of its two p-values is below 2.5 %. KS is the distance of
+Kolmogorov and Smirnov, AD that of Anderson and Darling.</footer>
 </body>
 </html>
 """
@@ -204,7 +208,7 @@ rejected where either is below 2.5 %.</footer>
 def _figure(caption: str, figure: Any) -> str:
   buffer = io.BytesIO()
   figure.set_dpi(110)
-  # `savefig` would lay it out twice, which takes longer than to draw it.
+  # `savefig` would compute the layout twice, which takes longer than drawing.
   agg = _optional.load("matplotlib.backends.backend_agg")
   agg.FigureCanvasAgg(figure).print_png(buffer)
   data = base64.b64encode(buffer.getvalue()).decode()
@@ -217,7 +221,7 @@ def _figure(caption: str, figure: Any) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """A table, whose first column is of text and the others of numbers."""
+  """A table with text in the first column and numbers in the others."""
   head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
   lines = []
   for first, *numbers in rows:
@@ -228,7 +232,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _laws(found: verdicts.Verdict) -> str:
   if not found.tests:
-    return "<p>None was tested.</p>"
+    return "<p>No law was tested.</p>"
   rows = []
   for test in found.tests:
     index = test.fit.tail_index
@@ -249,10 +253,10 @@ def _laws(found: verdicts.Verdict) -> str:
 
 
 def _spikes(found: verdicts.Verdict) -> str:
-  """The largest spikes, and what rules do with them."""
+  """The table of the largest spikes, and what the rules do with them."""
   listed = found.spikes.listed
   if not listed:
-    return "<p>There is none.</p>"
+    return "<p>There are no spikes.</p>"
   heads = ["", verdicts.unit(found.rows), found.rows.column]
   heads += ["local level", "times the level"]
   has_loss = any(math.isfinite(s.loss_before + s.loss_after) for s in listed)
@@ -277,31 +281,32 @@ def _spikes(found: verdicts.Verdict) -> str:
   ]
   numbers = [f"{number}" for number in range(1, len(listed) + 1)]
   return f"""{_table(heads, rows)}
-<p>The {len(listed)} largest of {found.spikes.total}. The local level is the
-median of the {verdicts.LEVEL_ROWS} values around a spike, losses are medians of
-five rows.</p>
-<h3>What rules would have done with them</h3>
-{_table(["rule", *numbers, "of 1000 values"], actions)}
-<p>"to 2" is clipped to a norm of 2, "-" is left as it is. The last column
-counts the values of the run that a rule changes{_seen(found)}. Each rule
-runs over the norms that were logged. Had it acted, later norms might be
-others.</p>"""
+<p>The {len(listed)} largest of {found.spikes.total} spikes. The local level is
+the median of the {verdicts.LEVEL_ROWS} values around a spike. Losses are
+medians of five rows.</p>
+<h3>What rules would have done with these spikes</h3>
+{_table(["rule", *numbers, "changed of 1000 values"], actions)}
+<p>The numbers are those of the spikes above. "to 2" means that the rule clips
+to a norm of 2, "skipped" that it skips the step, "-" that it changes nothing.
+The last column is the share of values that a rule changes{_seen(found)}. Each
+rule is applied to the norms as they were logged. In a real run its actions
+might have changed the later norms.</p>"""
 
 
 def _number(x: float) -> str:
-  """Four digits; nothing for nan."""
+  """A number with four digits; an empty text for nan."""
   return "" if math.isnan(x) else f"{x:.4g}"
 
 
 def _action(norm: float, after: float) -> str:
-  """What a rule does with a norm, for a cell."""
+  """What a rule does with a norm, as the text of a cell."""
   if verdicts.is_same(norm, after):
     return "-"
   return f"to {after:.3g}" if after else "skipped"
 
 
 def _seen(found: verdicts.Verdict) -> str:
-  """What the rules are run over, if that is not all of the run."""
+  """Which norms the rules are applied to, if not to the whole run."""
   if found.rows.values.size <= verdicts.MEMORY:
     return ""
-  return f", from the {verdicts.MEMORY} values up to each spike"
+  return f", of the {verdicts.MEMORY} values up to each spike"

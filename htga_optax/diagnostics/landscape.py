@@ -1,19 +1,21 @@
-r"""The loss around a point: slices of it, and the spectrum of its Hessian.
+r"""Computes slices of a loss around a point, and the spectrum of its Hessian.
 
-A slice is the loss at x + a d, or x + a d + b e, along random directions whose
-every filter has the length of the filter of x in the same place (Li et al.
-2018), since a network whose filters are large does not notice a small step:
+A slice is the loss at x + a d, or at x + a d + b e, for random directions d and
+e. Each filter of a direction is scaled to the length of the same filter of x
+(Li et al. 2018), because a network with large filters hardly reacts to a small
+step::
 
     d_f <- d_f |x_f| / |d_f|.
 
-The spectral density of a symmetric matrix H of n dimensions,
+The spectral density of a symmetric n x n matrix H is::
 
-    phi(s) = 1/n sum_i delta(s - lambda_i),
+    phi(s) = 1/n sum_i delta(s - lambda_i).
 
-is estimated from a few Lanczos runs (Lin, Saad and Yang 2016; Ghorbani et al.
-2019): T of a random unit vector v has eigenvalues theta_j and eigenvectors y_j,
-and the weights y_j[0]^2 at theta_j are those of a Gauss quadrature of
-v' f(H) v, whose mean over v is the integral of f phi.
+It is estimated from a few Lanczos runs (Lin, Saad and Yang 2016; Ghorbani et
+al. 2019). A run that starts at a random unit vector v gives a tridiagonal
+matrix T with eigenvalues theta_j and eigenvectors y_j. The nodes theta_j with
+the weights y_j[0]^2 are a Gauss quadrature of v' f(H) v. The mean of v' f(H) v
+over v is the integral of f phi.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,18 +29,18 @@ from htga_optax import _checks, curvature
 
 
 def filter_normalized(params: Any, *, key: ArrayLike) -> Any:
-  """A random direction whose filters are as long as those of the parameters.
+  """Draws a random direction whose filters are as long as those of `params`.
 
-  A filter is a slice along the last axis, where Flax and Haiku have the
-  outputs of a layer. Leaves of fewer than two axes (biases, scales of
-  normalisation) do not move, as in the paper.
+  A filter is one index of the last axis, which is the axis of a layer's outputs
+  in Flax and Haiku. The direction is 0 in leaves of fewer than two axes
+  (biases, scales of normalisation), as in the paper.
 
   Args:
     params: a tree of real floating-point leaves.
-    key: of `jax.random`.
+    key: a key of `jax.random`.
 
   Returns:
-    The direction, a tree as `params`; it is 0 for a filter of zeros.
+    The direction, a tree like `params`; it is 0 for a filter of zeros.
 
   Examples:
     >>> import jax, jax.numpy as jnp
@@ -72,20 +74,21 @@ def loss_slice(
   directions: Sequence[Any],
   steps: ArrayLike,
 ) -> jax.Array:
-  """The loss on a line or a square around the parameters.
+  """Computes the loss on a line or a square around the parameters.
 
   Args:
     loss_fn: (params) -> loss, []; it runs under jit, for one point at a time.
     params: the point in the middle.
-    directions: one or two trees as `params`, as :func:`filter_normalized`
+    directions: one or two trees like `params`, as :func:`filter_normalized`
       returns them.
     steps: how far to go along each direction, [m], in lengths of the direction.
 
   Returns:
-    The losses, float32 [m], or [m, m] with the second direction in columns.
+    The losses, float32 [m]; or float32 [m, m], with the second direction along
+    the second axis.
 
   Raises:
-    ValueError: there are not one or two directions, or `steps` is not
+    ValueError: the number of directions is not 1 or 2, or `steps` is not
       one-dimensional.
 
   Examples:
@@ -121,13 +124,14 @@ def loss_slice(
 
 
 class Density(NamedTuple):
-  """A spectral density, and the quadratures that it was made of.
+  """A spectral density, and the quadratures that it was computed from.
 
   Attributes:
-    points: eigenvalues, float32 [points].
+    points: the eigenvalues at which the density is given, float32 [points].
     density: the density at these points, float32 [points]; its integral is 1.
-    nodes: of the quadratures, float32 [probes, num_matvecs].
-    weights: of the nodes, float32 [probes, num_matvecs]; each row sums to 1.
+    nodes: the nodes of the quadratures, float32 [probes, num_matvecs].
+    weights: the weights of the nodes, float32 [probes, num_matvecs]; each row
+      sums to 1.
   """
 
   points: jax.Array
@@ -146,26 +150,26 @@ def spectral_density(
   *,
   key: ArrayLike,
 ) -> Density:
-  """The density of the eigenvalues of a Hessian, by Lanczos quadrature.
+  """Estimates the density of a Hessian's eigenvalues by Lanczos quadrature.
 
   Args:
     matvec: the product of a symmetric matrix with a vector, as
       :func:`htga_optax.curvature.hessian` returns it.
     like: a tree with the shapes of these vectors.
-    num_matvecs: products for each random vector (static). The nodes resolve
-      the ends of the spectrum first.
-    probes: how many random vectors are used (static). The weight of a share p
-      of the eigenvalues has a relative error of about sqrt(2/(n p probes)).
-    points: how many points the density is computed at (static).
+    num_matvecs: how many products for each random vector (static). The nodes
+      resolve the ends of the spectrum first.
+    probes: how many random vectors (static). The weight of a share p of the
+      eigenvalues has a relative error of about sqrt(2/(n p probes)).
+    points: the number of points at which the density is computed (static).
     width: the standard deviation of the Gaussian around each node, as a share
       of the range of the spectrum; 1/`num_matvecs` if None. In the middle of
-      the spectrum the nodes are pi/2 of that apart, so a smaller width shows
-      ripples.
-    key: of `jax.random`, for the random vectors.
+      the spectrum the distance of the nodes is pi/2 times this default, so a
+      smaller width shows ripples.
+    key: a key of `jax.random`, for the random vectors.
 
   Returns:
     The :class:`Density`. It does not show an eigenvalue of weight below 1/n,
-    unless it is at an end of the spectrum.
+    unless that is at an end of the spectrum.
 
   Raises:
     TypeError, ValueError: a size is not a static integer of at least 1.
@@ -204,7 +208,7 @@ def spectral_density(
     return nodes, vectors[0] ** 2
 
   nodes, weights = jax.lax.map(quadrature, jax.random.split(key, probes))
-  # A space that was complete early has nodes without weight, far below.
+  # A Lanczos run that ended early has nodes of weight 0 far below the spectrum.
   used = weights > 1e-10
   low = jnp.min(jnp.where(used, nodes, jnp.inf))
   high = jnp.max(jnp.where(used, nodes, -jnp.inf))

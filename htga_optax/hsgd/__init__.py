@@ -1,44 +1,49 @@
-r"""Homogenized SGD (hSGD): noise that grows with the loss, and its heavy tails.
+r"""Tail indices, exact moments and simulators of homogenized SGD (hSGD).
 
-A ridge regression on n rows a_k, with the loss and its Hessian
+The problem is a ridge regression on n rows a_k. The loss and its Hessian are::
 
     L(x) = ||Ax - b||^2/(2n),  f = L + (delta/2)||x||^2,
     H = A'A/n, with eigenvalues lambda_1 >= ... >= lambda_d >= 0.
 
-SGD with batches of B rows and the learning rate gamma has noise that grows with
-the loss. hSGD is a diffusion with such noise, one step a unit of time:
+The noise of SGD with batches of B rows and the learning rate gamma grows with
+the loss. hSGD is a diffusion with such noise. A step of SGD is a unit of time::
 
     dX = -gamma grad f dt + gamma sqrt((2/B) L(X) H) dW.
 
-Far out L is quadratic, so the noise grows with the distance, and the stationary
-law has a power tail, P(||X|| > x) ~ x^-eta, though every increment is Gaussian.
-In the eigenbasis, y away from the ridge solution and with t_i = lambda_i^2/
-(lambda_i + delta), T, M and m the sum, the largest and the smallest positive of
-them, and Q = sum y_i^2 lambda_i/(lambda_i + delta), the generator of hSGD takes
-Q^(p/2), far out, to a number of the sign of
+Far from the solution L is quadratic, so the noise grows with the distance.
+Therefore the stationary law has a power tail, ``P(||X|| > x) ~ x^-eta``,
+although every increment is Gaussian.
 
-    (p - 2) R - (2B/gamma - T),    R a mean of the t_i, in [m, M],
+The bounds of eta follow from the generator of hSGD. In the eigenbasis, let y be
+the difference to the ridge solution and t_i = lambda_i^2/(lambda_i + delta).
+Let T be the sum of the t_i, M the largest and m the smallest positive one. Let
+Q = sum y_i^2 lambda_i/(lambda_i + delta). Far out, the generator maps Q^(p/2)
+to a number that has the sign of::
 
-and |y_1|^p, for p > 1, to at least one of the sign of p - 1 - 2B/(gamma M). Of
-the stationary law moments that decrease are finite and those that increase are
-not, so that for gamma <= gamma_2 = 2B/T
+    (p - 2) R - (2B/gamma - T),    R a mean of the t_i, in [m, M].
+
+For p > 1 it maps ``|y_1|^p`` to at least a number that has the sign of
+p - 1 - 2B/(gamma M). In the stationary law, moments that the generator
+decreases are finite, and moments that it increases are infinite. Hence, for
+gamma <= gamma_2 = 2B/T::
 
     2 + (2B/gamma - T)/M <= eta <= min(1 + 2B/(gamma M), 2 + (2B/gamma - T)/m)
 
-and beyond gamma_2, where eta is at most 2,
+and beyond gamma_2, where eta is at most 2::
 
     2 + (2B/gamma - T)/m <= eta <= 2 + (2B/gamma - T)/M.
 
-All of this is derived here; it agrees with what a summary of Jiao and
-Keller-Ressel says, whose own proof and constants could not be read.
+All of this is derived here. It agrees with a summary of the paper by Jiao and
+Keller-Ressel. Their own proof and constants could not be read.
 
-These are facts of hSGD, and not of SGD. Far out hSGD gives the gradient of a
-step the covariance (y'Hy) H/B; on Gaussian rows it has Hyy'H/B as well, as much
-again along y, and steps are not small. `streaming_tail_index` has the index of
-that SGD: below hSGD's, by tens of percent even if gamma is small and by any
-factor if not, but above it near the end of stationarity if d is much larger
-than B. On n rows with gamma (||a_k||^2 + delta) < 2 for all of them there is no
-tail at all.
+These results hold for hSGD and not for SGD. Far out, the gradient of a step has
+the covariance (y'Hy) H/B in hSGD. In SGD on Gaussian rows it has Hyy'H/B in
+addition, which is as large again along y, and steps are not small.
+:func:`streaming_tail_index` computes the index of that SGD. It is below the
+index of hSGD, by tens of percent even if gamma is small and by any factor if
+not. It is above the index of hSGD near the end of stationarity if d is much
+larger than B. SGD on n fixed rows has no tail at all if
+``gamma (||a_k||^2 + delta) < 2`` for every row.
 """
 
 from htga_optax.hsgd._regression import Moments as Moments

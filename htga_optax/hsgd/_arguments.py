@@ -1,4 +1,4 @@
-"""Arguments of hSGD, checked."""
+"""Checks the arguments of the hSGD functions."""
 
 import math
 from typing import Any
@@ -18,7 +18,7 @@ def _parameters(
   batch_size: ArrayLike,
   weight_decay: ArrayLike,
 ) -> tuple[jax.Array, jax.Array]:
-  """The t_i [..., d] and gamma/B [...], nan where something is out of range."""
+  """The t_i [..., d] and gamma/B [...]; gamma/B is nan for invalid values."""
   _positive("learning_rate", learning_rate)
   _positive("batch_size", batch_size)
   share = _share(eigenvalues, weight_decay)
@@ -35,12 +35,12 @@ def _parameters(
 
 
 def _share(eigenvalues: ArrayLike, weight_decay: ArrayLike) -> jax.Array:
-  """lambda/(lambda + delta) [..., d], 0 where lambda is."""
+  """lambda/(lambda + delta) [..., d], 0 where lambda is 0."""
   _at_least_zero("weight_decay", weight_decay)
   shape = np.shape(eigenvalues)
   if len(shape) != 1 or not shape[0]:
     raise ValueError(
-      f"eigenvalues must be a vector of one or more, got shape {shape}."
+      f"eigenvalues must be a non-empty vector, got shape {shape}."
     )
   if not isinstance(eigenvalues, Tracer) and not _are_eigenvalues(
     np.asarray(eigenvalues, np.float32)
@@ -59,7 +59,7 @@ def _are_eigenvalues(x: Any) -> Any:
 
 
 def _excess(eigenvalues: jax.Array, y: jax.Array) -> jax.Array:
-  """L(s + y) - L(s)."""
+  """The loss above its minimum, L(s + y) - L(s)."""
   return jnp.asarray(eigenvalues) @ y**2 / 2
 
 
@@ -76,7 +76,7 @@ def _at_least_zero(name: str, value: object) -> None:
 
 
 def _rates(learning_rate, batch_size, weight_decay):
-  """Checked learning rate and weight decay."""
+  """Checks the arguments; returns learning rate and weight decay as arrays."""
   _positive("learning_rate", learning_rate)
   _positive("batch_size", batch_size)
   _at_least_zero("weight_decay", weight_decay)

@@ -1,4 +1,4 @@
-"""A ridge regression, and the stationary law of hSGD on it."""
+"""Diagonalises a ridge regression, and computes the stationary law of hSGD."""
 
 from typing import NamedTuple
 
@@ -14,9 +14,9 @@ class Regression(NamedTuple):
   """A least-squares problem in the eigenbasis of its Hessian.
 
   Attributes:
-    eigenvalues: of the Hessian, [d].
-    solution: the minimum of L, [d]; 0 where the eigenvalue is 0.
-    least_loss: L there, [].
+    eigenvalues: the eigenvalues of the Hessian, [d].
+    solution: the minimiser s of L, [d]; 0 where the eigenvalue is 0.
+    least_loss: L(s), [].
   """
 
   eigenvalues: jax.Array
@@ -34,12 +34,13 @@ def regression(
     targets: b, [n].
 
   Returns:
-    The problem, as :class:`Regression` with descending eigenvalues (those below
-    1e-10 of the largest are 0), and the basis, float64 [d, d]: points x
-    [..., d] of the features' space have the coordinates `x @ basis`.
+    The problem and the basis. The problem is a :class:`Regression` with
+    descending eigenvalues; those below 1e-10 of the largest are set to 0. The
+    basis is float64 [d, d]: a point x [..., d] in the space of the features has
+    the coordinates `x @ basis`.
 
   Raises:
-    ValueError: shapes that do not fit, or values that are not finite.
+    ValueError: the shapes do not match, or a value is not finite.
 
   Examples:
     >>> import numpy as np
@@ -62,19 +63,22 @@ def regression(
 
 
 def ridge_solution(problem: Regression, weight_decay: ArrayLike) -> jax.Array:
-  r"""The minimum of f, the mean of hSGD and of SGD, in the eigenbasis.
+  r"""Computes the minimiser of f in the eigenbasis.
 
   .. math:: r_i = \lambda_i s_i/(\lambda_i + \delta)
 
+  It is the mean of hSGD and of SGD.
+
   Args:
-    problem: with the solution s without decay.
-    weight_decay: :math:`\delta`, [].
+    problem: the problem; its solution s is the one without weight decay.
+    weight_decay: :math:`\delta`, at least 0, [].
 
   Returns:
-    The point, float32 [d].
+    The ridge solution r, float32 [d].
 
   Raises:
-    ValueError: a problem or a weight decay that cannot be.
+    ValueError: invalid eigenvalues or an invalid weight decay; the message
+      contains the value.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -87,11 +91,11 @@ def ridge_solution(problem: Regression, weight_decay: ArrayLike) -> jax.Array:
 
 
 class Moments(NamedTuple):
-  """Of the stationary law of hSGD.
+  """Moments of the stationary law of hSGD.
 
   Attributes:
-    loss: E L(X), float32 [].
-    variance: of each coordinate in the eigenbasis, float32 [d].
+    loss: the mean loss E L(X), float32 [].
+    variance: the variance of each coordinate in the eigenbasis, float32 [d].
   """
 
   loss: jax.Array
@@ -104,27 +108,28 @@ def stationary_moments(
   batch_size: ArrayLike = 1,
   weight_decay: ArrayLike = 0.0,
 ) -> Moments:
-  r"""Loss and variances of hSGD in its stationary law, exact.
+  r"""Computes the exact mean loss and variances of the stationary law of hSGD.
 
   .. math::
     E L = \frac{L(r)}{1 - \gamma T/(2B)}, \qquad
     E (x_i - r_i)^2 = \frac{\gamma}{B} \, \frac{\lambda_i}{\lambda_i + \delta}
       \, E L
 
-  with the ridge solution r, which is the mean, and T of
-  :func:`tail_index_bounds`. Derived here, by the generator. Coordinates are
-  uncorrelated, but not independent: they share the loss.
+  Here r is the ridge solution, which is the mean, and T is that of
+  :func:`tail_index_bounds`. The formulas are derived here, from the generator.
+  The coordinates are uncorrelated but not independent, because they share the
+  loss.
 
   Args:
-    problem: in its eigenbasis.
+    problem: the problem in its eigenbasis.
     learning_rate: :math:`\gamma`, positive, [].
     batch_size: B, positive, [].
     weight_decay: :math:`\delta`, at least 0, [].
 
   Returns:
-    The moments, as :class:`Moments`; inf from :math:`\gamma_2 = 2B/T` on, where
-    they do not exist (the tail index is at most 2), with 0 for the variance of
-    directions without noise.
+    The :class:`Moments`. For :math:`\gamma \ge \gamma_2 = 2B/T` they do not
+    exist (the tail index is at most 2) and are inf. The variance of a direction
+    without noise is always 0.
 
   Raises:
     ValueError: as :func:`tail_index_bounds`.
@@ -175,33 +180,36 @@ def proxy(
   batch_size: ArrayLike = 1,
   weight_decay: ArrayLike = 0.0,
 ) -> Proxy:
-  r"""The law of each coordinate of hSGD, if the others were at their mean loss.
+  r"""Approximates the stationary law of each coordinate by a skew t law.
 
   .. math::
     \nu_i = 1 + \frac1{a_i}, \quad a_i = \frac{\gamma t_i}{2B}, \quad
     \mu_i = s_i, \quad \sigma_i^2 = \frac{2 a_i L_i}{\lambda_i (1 + a_i)}, \quad
     \kappa_i = \frac{s_i - r_i}{\sigma_i \sqrt{a_i (1 + a_i)}}
 
-  with the solutions s without decay and r with it, and :math:`L_i` the least
-  stationary mean of the loss along coordinate i: :math:`L(s) + \tfrac12
-  \sum_{j \ne i} \lambda_j ((r_j - s_j)^2 + \mathrm{Var}\, x_j)`. Without decay
-  there is no skew, and the law is Student's t.
+  It is the law that the coordinate would have if the loss of the others were
+  fixed at its mean. Here s is the solution without weight decay and r the
+  solution with it. :math:`L_i` is the least stationary mean of the loss along
+  coordinate i: :math:`L(s) + \tfrac12 \sum_{j \ne i} \lambda_j ((r_j - s_j)^2 +
+  \mathrm{Var}\, x_j)`. Without weight decay there is no skew, and the law is
+  Student's t.
 
-  In one dimension it is the stationary law, exactly (a Pearson diffusion,
-  textbook). In more it is a proxy (derived here): mean and variance are exact,
-  the tail index is that of the coordinate alone. The tail of hSGD, in every
-  coordinate, is heavier or the same, between :func:`tail_index_bounds`.
+  In one dimension it is exactly the stationary law (a Pearson diffusion,
+  textbook). In more dimensions it is a proxy (derived here): mean and variance
+  are exact, and the tail index is that of the coordinate alone. In every
+  coordinate the tail of hSGD is at least as heavy; its index is between the
+  :func:`tail_index_bounds`.
 
   Args:
-    problem: in its eigenbasis.
+    problem: the problem in its eigenbasis.
     learning_rate: :math:`\gamma`, positive, [].
     batch_size: B, positive, [].
     weight_decay: :math:`\delta`, at least 0, [].
 
   Returns:
     The laws, as :class:`Proxy`. A direction without noise has a tail index of
-    inf and a scale of 0. From :math:`\gamma_2` on, where the others have no
-    mean loss, the scale is inf and the skew 0.
+    inf and a scale of 0. For :math:`\gamma \ge \gamma_2` the others have no
+    mean loss; then the scale is inf and the skew is 0.
 
   Raises:
     ValueError: as :func:`tail_index_bounds`.
@@ -254,13 +262,13 @@ def _data(
     )
   if not (np.isfinite(features).all() and np.isfinite(targets).all()):
     raise ValueError(
-      "features and targets must be finite, got some that are not."
+      "features and targets must be finite, got nan or infinite values."
     )
   return features, targets
 
 
 def _problem(problem: Regression) -> Regression:
-  """In float32; its eigenvalues are looked at by _share."""
+  """Converts a problem to float32; :func:`_share` checks its eigenvalues."""
   problem = Regression(*(jnp.asarray(x, jnp.float32) for x in problem))
   if problem.solution.shape != problem.eigenvalues.shape:
     raise ValueError(

@@ -1,4 +1,4 @@
-"""Simulators of hSGD and of SGD: many chains, many steps."""
+"""Simulates many chains of hSGD and of SGD at once."""
 
 from collections.abc import Callable
 import functools
@@ -17,7 +17,7 @@ from htga_optax.hsgd._regression import (
   ridge_solution,
 )
 
-_BLOCK = 2**21  # random numbers drawn at once by a simulator, 8 MB
+_BLOCK = 2**21  # how many random numbers a simulator draws at once, 8 MB
 
 
 def simulate(
@@ -34,40 +34,42 @@ def simulate(
   dt: ArrayLike = 0.1,
   start: ArrayLike | None = None,
 ) -> jax.Array:
-  r"""Chains of hSGD, by Euler and Maruyama's scheme, in the eigenbasis.
+  r"""Simulates chains of hSGD by the Euler-Maruyama scheme, in the eigenbasis.
 
   .. math::
     X \leftarrow X - \gamma\,\Delta\,[\Lambda(X - s) + \delta X]
       + \gamma \sqrt{2 \Delta L(X) \Lambda / B}\; N(0, I)
 
-  A step of length :math:`\Delta` = dt has a tail of its own: in one dimension
-  its index is the root p of :math:`E|1 - \gamma(\lambda + \delta)\Delta +
-  \gamma\lambda\sqrt{\Delta/B}\,N|^p = 1`. Where that of hSGD is 3, at
-  :math:`\gamma(\lambda + \delta)` = 1.21, it is 3.01 with dt = 0.08 and 1.44
-  with dt = 1.
+  The time step :math:`\Delta` = dt changes the tail index. In one dimension the
+  index of the scheme is the root p of :math:`E|1 - \gamma(\lambda +
+  \delta)\Delta + \gamma\lambda\sqrt{\Delta/B}\,N|^p = 1`. For example, at
+  :math:`\gamma(\lambda + \delta)` = 1.21 the index of hSGD is 3; that of the
+  scheme is 3.01 with dt = 0.08 and 1.44 with dt = 1.
 
   Args:
     key: one key, typed or as uint32 key data.
-    problem: what is minimised.
+    problem: the problem to minimise.
     learning_rate: :math:`\gamma`, positive, [].
     batch_size: B, positive, [].
     weight_decay: :math:`\delta`, at least 0, [].
-    chains: independent chains (static).
-    samples: points that are kept of each (static); all that memory depends on.
-    thin: steps from one kept point to the next (static).
-    burn_in: steps before them (static).
+    chains: the number of independent chains (static).
+    samples: how many points to keep of each chain (static). The memory depends
+      on this alone.
+    thin: how many steps from one kept point to the next (static).
+    burn_in: how many steps before the kept points (static).
     dt: :math:`\Delta`, the time of a step, positive; 1 is one step of SGD.
-    start: [chains, d]; None for the ridge solution. Pass the last points on to
-      go on, with another key, and show progress between calls.
+    start: where the chains begin, [chains, d]; None for the ridge solution. To
+      continue a simulation (and show progress between calls), pass the last
+      points and another key.
 
   Returns:
     The points, float32 [samples, chains, d]. A chain that overflows is not
-    finite from there on, which comes of rates without a stationary law and of
-    steps that are too long.
+    finite from there on. This happens at learning rates without a stationary
+    law and with time steps that are too long.
 
   Raises:
     TypeError: a size is not an integer.
-    ValueError: sizes or numbers out of range.
+    ValueError: a size or a number is out of range.
 
   Examples:
     >>> import jax
@@ -101,34 +103,34 @@ def streaming_sgd(
   burn_in: int = 0,
   start: ArrayLike | None = None,
 ) -> jax.Array:
-  r"""Chains of SGD on rows that are new in every step, in the eigenbasis.
+  r"""Simulates SGD on rows that are new in each step, in the eigenbasis.
 
   .. math::
     x \leftarrow x - \gamma \Bigl[\frac1B \sum_{k=1}^B a_k
       (\langle a_k, x\rangle - b_k) + \delta x\Bigr], \quad
     a_k \sim N(0, \Lambda), \quad b_k \sim N(\langle a_k, s\rangle, 2 L(s))
 
-  whose loss and Hessian are those of the problem. Its tail index, where all
-  eigenvalues are one, is :func:`streaming_tail_index`.
+  These rows have the loss and the Hessian of the problem. If all eigenvalues
+  are equal, :func:`streaming_tail_index` computes the tail index.
 
   Args:
-    key: as for :func:`simulate`.
-    problem: what is minimised.
+    key: as in :func:`simulate`.
+    problem: the problem to minimise.
     learning_rate: :math:`\gamma`, positive, [].
     batch_size: B (static).
     weight_decay: :math:`\delta`, at least 0, [].
-    chains: as for :func:`simulate`, as all that follow.
-    samples: points that are kept.
-    thin: steps from one to the next.
-    burn_in: steps before.
-    start: where chains begin.
+    chains: as in :func:`simulate`.
+    samples: as in :func:`simulate`.
+    thin: as in :func:`simulate`.
+    burn_in: as in :func:`simulate`.
+    start: as in :func:`simulate`.
 
   Returns:
-    The points, float32 [samples, chains, d], as of :func:`simulate`.
+    The points, float32 [samples, chains, d], as in :func:`simulate`.
 
   Raises:
     TypeError: a size is not an integer.
-    ValueError: sizes or numbers out of range.
+    ValueError: a size or a number is out of range.
 
   Examples:
     >>> import jax
@@ -162,31 +164,32 @@ def minibatch_sgd(
   burn_in: int = 0,
   start: ArrayLike | None = None,
 ) -> jax.Array:
-  r"""Chains of SGD on a data set, batches drawn with replacement.
+  r"""Simulates chains of SGD on a data set.
 
-  The recursion of :func:`streaming_sgd` with the rows of A and b, in the basis
-  of the features. Drawn without replacement, a batch's noise would have the
-  variance times (n - B)/(n - 1).
+  This is the recursion of :func:`streaming_sgd` on the rows of A and b, in the
+  basis of the features. Batches are drawn with replacement. Without replacement
+  the variance of their noise would be smaller by the factor (n - B)/(n - 1).
 
   Args:
-    key: as for :func:`simulate`.
+    key: as in :func:`simulate`.
     features: A, [n, d].
     targets: b, [n].
     learning_rate: :math:`\gamma`, positive, [].
     batch_size: B (static).
     weight_decay: :math:`\delta`, at least 0, [].
-    chains: as for :func:`simulate`, as all that follow.
-    samples: points that are kept.
-    thin: steps from one to the next.
-    burn_in: steps before.
-    start: [chains, d]; None for 0.
+    chains: as in :func:`simulate`.
+    samples: as in :func:`simulate`.
+    thin: as in :func:`simulate`.
+    burn_in: as in :func:`simulate`.
+    start: where the chains begin, [chains, d]; None for 0.
 
   Returns:
-    The points, float32 [samples, chains, d], as of :func:`simulate`.
+    The points, float32 [samples, chains, d], as in :func:`simulate`.
 
   Raises:
     TypeError: a size is not an integer.
-    ValueError: sizes, shapes, data or numbers out of range.
+    ValueError: a size or a number is out of range, the shapes do not match, or
+      the data are not finite.
 
   Examples:
     >>> import jax
@@ -213,7 +216,7 @@ _STATIC = ("sizes",)
 def _simulate(key, problem, rates, batch_size, dt, start, sizes):
   eigenvalues, solution, least_loss = problem
   rate, decay = rates
-  # stable.sample at alpha = 2 is N(0, 2): the 2 of the noise is in it.
+  # stable.sample at alpha = 2 is N(0, 2), so it includes the 2 of the noise.
   size = rate * jnp.sqrt(dt * eigenvalues / batch_size)
 
   def step(x, noise):
@@ -239,7 +242,8 @@ def _streaming(key, problem, rates, batch_size, start, sizes):
   def step(x, noise):
     rows = row_size[None] * noise[:, :d]
     errors = target_size * noise[:, d]
-    # Products, not sums: XLA of jax 0.10 sums wrongly under two nested vmaps.
+    # Products instead of sums: under two nested vmaps, XLA of jax 0.10 computes
+    # these sums wrongly.
     residuals = rows @ (x - solution) - errors
     gradient = residuals @ rows / batch_size
     return x - rate * (gradient + decay * x)
@@ -275,12 +279,12 @@ def _run(
   width: int,
   sizes: tuple[int, int, int],
 ) -> jax.Array:
-  """Scans all chains [d, chains], with the noise of many steps drawn at once.
+  """Scans all chains [d, chains], and draws the noise of many steps at once.
 
-  Chains are the last axis, along which the processor's vectors are filled.
-  `step` is of one chain. Each step writes to the place of the point that is
-  next to be kept, where the last one stays; what comes before and after is
-  written to a place of its own.
+  Chains are the last axis, which fills the vector registers of the processor.
+  `step` takes one chain. Every step writes its point to the place of the next
+  kept point, so the last of these points stays there. Points before and after
+  the kept ones are written to an additional place, which is dropped.
   """
   samples, thin, burn_in = sizes
   steps = burn_in + samples * thin
@@ -318,7 +322,7 @@ def _sizes(samples: int, thin: int, burn_in: int) -> tuple[int, int, int]:
 def _start(
   start: ArrayLike | None, chains: int, default: jax.Array
 ) -> jax.Array:
-  """[d, chains]."""
+  """The first points, [d, chains]."""
   shape = (_checks.check_size("chains", chains), default.size)
   start = default if start is None else jnp.asarray(start, jnp.float32)
   if start.shape not in (shape, default.shape):

@@ -1,4 +1,4 @@
-"""Bounds of the tail index of hSGD, and the exact index of SGD."""
+"""Computes bounds of the tail index of hSGD, and the exact index of SGD."""
 
 import math
 from typing import NamedTuple
@@ -11,15 +11,15 @@ import numpy as np
 from htga_optax import _checks
 from htga_optax.hsgd._arguments import _at_least_zero, _parameters, _positive
 
-_MOST_INDEX = 256  # beyond which streaming_tail_index says inf
+_MOST_INDEX = 256  # streaming_tail_index returns inf beyond it
 
 
 class Bounds(NamedTuple):
-  """What is known of a number.
+  """A lower and an upper bound.
 
   Attributes:
-    lower: float32, of the shape of what it was asked for.
-    upper: the same.
+    lower: the lower bound, float32, in the common shape of the arguments.
+    upper: the upper bound, in the same shape.
   """
 
   lower: jax.Array
@@ -32,7 +32,7 @@ def tail_index_bounds(
   batch_size: ArrayLike = 1,
   weight_decay: ArrayLike = 0.0,
 ) -> Bounds:
-  r"""Between which numbers the tail index of hSGD is.
+  r"""Computes a lower and an upper bound of the tail index of hSGD.
 
   .. math::
     \eta_* = 2 + \frac{2B/\gamma - T}{M}, \qquad
@@ -40,32 +40,34 @@ def tail_index_bounds(
       2 + \frac{2B/\gamma - T}{m}\Bigr)
     \qquad (\gamma \le 2B/T)
 
-  with :math:`t_i = \lambda_i^2/(\lambda_i + \delta)`, their sum T, largest M
-  and smallest positive m; beyond :math:`\gamma_2 = 2B/T` the lower bound has m
-  for M and the upper one is the line with M. At :math:`\gamma_2` both are 2; in
-  one dimension, and if all positive eigenvalues are one, they are the same
-  number, the exact index. It is the index of the norm and of every coordinate.
+  Here T is the sum of the :math:`t_i = \lambda_i^2/(\lambda_i + \delta)`, M the
+  largest and m the smallest positive one. Beyond :math:`\gamma_2 = 2B/T` the
+  lower bound has m in place of M, and the upper bound is :math:`2 + (2B/\gamma
+  - T)/M`. At :math:`\gamma_2` both bounds are 2. In one dimension, and if all
+  positive eigenvalues are equal, both bounds are the exact index. The index is
+  that of the norm and of every coordinate.
 
-  Only gamma/B enters. The bounds are for hSGD: SGD leaves them, mostly below,
-  and may diverge where hSGD does not, see :func:`streaming_tail_index`.
+  The bounds depend on gamma and B through gamma/B alone. They hold for hSGD.
+  The index of SGD may be outside, mostly below, and SGD may diverge where hSGD
+  does not; see :func:`streaming_tail_index`.
 
   Args:
-    eigenvalues: of the Hessian :math:`H = A'A/n`, [d], in any order; zeros are
-      directions without noise and do not count.
+    eigenvalues: the eigenvalues of the Hessian :math:`H = A'A/n`, [d], in any
+      order. Zeros are directions without noise and do not count.
     learning_rate: :math:`\gamma`, positive.
     batch_size: B, positive.
-    weight_decay: :math:`\delta`, at least 0. The three broadcast; each may be
-      traced.
+    weight_decay: :math:`\delta`, at least 0. The last three arguments
+      broadcast, and each may be traced.
 
   Returns:
-    The bounds, as :class:`Bounds`, of the common shape of the last three
-    arguments. The lower is 0 where it says nothing, so that there may be no
-    stationary law; both are nan where there is none. nan also comes of traced
-    values out of range.
+    The :class:`Bounds`, in the common shape of the last three arguments. A
+    lower bound of 0 is no information: there may be no stationary law. Both
+    bounds are nan if there is no stationary law, and for traced values that are
+    out of range.
 
   Raises:
-    ValueError: eigenvalues that are not one-dimensional or empty; concrete ones
-      that are negative, not finite or all 0; numbers out of range.
+    ValueError: the eigenvalues are empty or not one-dimensional; concrete
+      eigenvalues are negative, not finite or all 0; a number is out of range.
 
   Examples:
     >>> from htga_optax import hsgd
@@ -78,8 +80,8 @@ def tail_index_bounds(
   References:
     Jiao and Keller-Ressel (2024), Emergence of heavy tails in homogenized
     stochastic gradient descent, arXiv:2402.01382, read in a summary. The bounds
-    are derived here, see the module; that :math:`\eta^* = 1 + 2B/(\gamma M)`
-    is not the best upper one is, too.
+    are derived here, see :mod:`htga_optax.hsgd`. It is also derived here that
+    :math:`\eta^* = 1 + 2B/(\gamma M)` is not the best upper bound.
   """
   t, rate = _parameters(eigenvalues, learning_rate, batch_size, weight_decay)
   total, most, least = _summary(t)
@@ -98,24 +100,26 @@ def critical_learning_rate(
   weight_decay: ArrayLike = 0.0,
   order: ArrayLike = 2.0,
 ) -> Bounds:
-  r"""Below and beyond which learning rate hSGD has a moment of some order.
+  r"""Bounds the learning rate at which a moment of hSGD becomes infinite.
 
   .. math:: \gamma_p = \frac{2B}{T + (p - 2) R}, \quad R \in [m, M]
 
-  The bounds of :func:`tail_index_bounds`, solved for the learning rate: the
-  stationary moment E ||X||^p is finite for every rate below the lower one and
-  infinite for every rate above the upper one. At order 2 both are
-  :math:`\gamma_2 = 2B/T`, exact. Order 0 asks for a stationary law at all.
+  These are the bounds of :func:`tail_index_bounds`, solved for the learning
+  rate. The stationary moment :math:`E \|X\|^p` is finite for every rate below
+  the lower bound and infinite for every rate above the upper bound. At order 2
+  both bounds are the exact rate :math:`\gamma_2 = 2B/T`. At order 0 they bound
+  the rate at which hSGD ceases to have a stationary law.
 
   Args:
-    eigenvalues: as for :func:`tail_index_bounds`.
+    eigenvalues: as in :func:`tail_index_bounds`.
     batch_size: B, positive; the rates are proportional to it.
     weight_decay: :math:`\delta`, at least 0.
     order: p, at least 0.
 
   Returns:
-    The rates, as :class:`Bounds`, of the common shape of the last three
-    arguments; inf where every rate will do (in one dimension up to order 1).
+    The rates, as :class:`Bounds`, in the common shape of the last three
+    arguments. They are inf if the moment is finite at every rate (in one
+    dimension, up to order 1).
 
   Raises:
     ValueError: as :func:`tail_index_bounds`.
@@ -153,21 +157,22 @@ def streaming_tail_index(
   weight_decay: float = 0.0,
   eigenvalue: float = 1.0,
 ) -> float:
-  r"""The tail index of SGD itself, if every row is new and N(0, lambda I).
+  r"""Computes the tail index of SGD if every row is new and N(0, lambda I).
 
-  The positive root p of
+  The index is the positive root p of
 
   .. math::
     E \Bigl[\bigl((1 - \gamma\delta) - g s\bigr)^2 + g^2 s q\Bigr]^{p/2} = 1,
     \quad g = \frac{\gamma\lambda}{B}, \quad s \sim \chi^2_B, \quad
     q \sim \chi^2_{d-1}
 
-  (Kesten; textbook): a step multiplies the distance from the solution by
-  :math:`\|(1 - \gamma\delta) e - \gamma A'A e/B\|`, whose law is the same for
-  every direction e. By the trapezoidal rule in the logarithms of s and q, on
-  the host; within 1e-4 (tests).
+  (Kesten; textbook). A step multiplies the distance from the solution by
+  :math:`\|(1 - \gamma\delta) e - \gamma A'A e/B\|`, and the law of this factor
+  is the same for every direction e. The expectation is computed on the host by
+  the trapezoidal rule in the logarithms of s and q. The result is within 1e-4
+  (tests).
 
-  This is what :func:`tail_index_bounds` stands for, and is off by:
+  :func:`tail_index_bounds` approximates this index. The table compares them:
 
   ====  ====  ======  =====  =====
   d     B     gamma   hSGD   SGD
@@ -179,9 +184,9 @@ def streaming_tail_index(
   1000  10    0.0197  17.2   177.5
   ====  ====  ======  =====  =====
 
-  (delta = 0.1 in the fourth row, else 0.) It needs Gaussian rows and one
-  eigenvalue; SGD that draws its batches from a finite data set has another
-  index, or none.
+  (delta is 0.1 in the fourth row, else 0.) The formula assumes Gaussian rows
+  and a single eigenvalue. SGD that draws its batches from a finite data set has
+  another index, or none.
 
   Args:
     dimension: d, at least 1.
@@ -191,8 +196,8 @@ def streaming_tail_index(
     eigenvalue: :math:`\lambda`, the variance of the entries of a row, positive.
 
   Returns:
-    The tail index, a Python float; nan where SGD has no stationary law, inf
-    beyond 256.
+    The tail index, a Python float. It is nan if SGD has no stationary law, and
+    inf if the index is above 256.
 
   Raises:
     TypeError: dimension or batch_size is not an integer.
@@ -208,7 +213,7 @@ def streaming_tail_index(
   References:
     Kesten (1973), Random difference equations and renewal theory for products
     of random matrices, Acta Mathematica 131. Gurbuzbalaban, Simsekli and Zhu
-    (2021), The heavy-tail phenomenon in SGD, ICML, have it for SGD (from
+    (2021), The heavy-tail phenomenon in SGD, ICML, apply it to SGD (cited from
     memory).
   """
   dimension = _checks.check_size("dimension", dimension)
@@ -245,13 +250,13 @@ def streaming_tail_index(
 
 
 def _summary(t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """T, M and m."""
+  """The sum T of the t_i, the largest M and the smallest positive m."""
   least = jnp.min(jnp.where(t > 0, t, jnp.inf), axis=-1)
   return jnp.sum(t, axis=-1), jnp.max(t, axis=-1), least
 
 
 def _chi_square(degrees: int, points: int) -> tuple[np.ndarray, np.ndarray]:
-  """Values and log weights of an expectation, of powers up to _MOST_INDEX."""
+  """Values and log weights for expectations of powers up to `_MOST_INDEX`."""
   spread = 12 * math.sqrt(2 / degrees)
   low = math.log(degrees) - spread - 60 / degrees
   high = math.log(degrees * (1 + spread) + 4 * _MOST_INDEX + 80)

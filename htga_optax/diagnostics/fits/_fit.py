@@ -1,4 +1,4 @@
-"""The laws by name, and the fit of one to a sample."""
+"""Lists the laws by name, and fits a law to a sample."""
 
 import math
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from htga_optax import _checks
 from htga_optax.diagnostics.fits import _stable, _student, _tails
 from htga_optax.diagnostics.fits._law import Law
 
-_FEWEST = 10  # values that can be fitted
-FEW = 10  # values of a tail, below which a fit warns
+_FEWEST = 10  # how many values a fit needs
+FEW = 10  # a fit to fewer values of a tail warns
 
 LAWS = {
   "Student t": _student.STUDENT_T,
@@ -29,12 +29,12 @@ class Fit(NamedTuple):
   """A fitted law.
 
   Attributes:
-    law: its name in :data:`LAWS`.
-    shape: the shape parameters, as `LAWS[law].shapes` names them.
+    law: the name of the law in :data:`LAWS`.
+    shape: the shape parameters, in the order of `LAWS[law].shapes`.
     loc: the location.
-    scale: the scale; the threshold of a "tail".
-    log_likelihood: of the values that it was fitted to.
-    n: how many values it was fitted to.
+    scale: the scale; for a "tail" the threshold.
+    log_likelihood: the logarithm of the likelihood of the fitted values.
+    n: the number of values that the law was fitted to.
     share: n over the size of the sample; below 1 for a "tail".
   """
 
@@ -47,16 +47,16 @@ class Fit(NamedTuple):
   share: float
 
   def logpdf(self, x: ArrayLike) -> np.ndarray:
-    """Logarithm of the density, given that x is above the threshold."""
+    """The logarithm of the density, given that x is above the threshold."""
     standard = self._standard(x)
     return LAWS[self.law].logpdf(standard, *self.shape) - math.log(self.scale)
 
   def cdf(self, x: ArrayLike) -> np.ndarray:
-    """Probability of at most x, given that it is above the threshold."""
+    """The probability of at most x, given a value above the threshold."""
     return LAWS[self.law].cdf(self._standard(x), *self.shape)
 
   def sf(self, x: ArrayLike) -> np.ndarray:
-    """Probability of more than x, given that it is above the threshold."""
+    """The probability of more than x, given a value above the threshold."""
     return LAWS[self.law].sf(self._standard(x), *self.shape)
 
   def quantile(self, p: ArrayLike) -> np.ndarray:
@@ -65,13 +65,13 @@ class Fit(NamedTuple):
     return self.loc + self.scale * standard
 
   def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Independent values, all above the threshold."""
+    """Draws independent values; those of a tail are above the threshold."""
     standard = LAWS[self.law].sample(rng, size, *self.shape)
     return self.loc + self.scale * standard
 
   @property
   def tail_index(self) -> float:
-    """Index of the heavier tail; inf if that is no power."""
+    """The index of the heavier tail; inf if that is not a power law."""
     return LAWS[self.law].tail_index(*self.shape)
 
   def __str__(self) -> str:
@@ -87,19 +87,30 @@ class Fit(NamedTuple):
 def fit(law: str, x: ArrayLike, k: int | None = None) -> Fit:
   r"""Fits a law by maximum likelihood.
 
+  These are laws of all values:
+
+  * "Student t".
+  * "skew t": the law of Jones and Faddy; its tails have the indices 2a and 2b.
+  * "stable": symmetric, in the scale of :func:`htga_optax.stable.sample`.
+  * "lognormal".
+
+  These are laws of the k largest values, given the threshold
+  :math:`X_{(k+1)}`:
+
+  * "Pareto tail": Hill's estimate.
+  * "lognormal tail": truncated at the threshold, which is y standard deviations
+    above the median. Pareto is the limit :math:`y\to\infty`.
+  * "exponential tail".
+
+  Values equal to the threshold are left out. If n values remain, the index of
+  the Pareto tail is n/k times that of :func:`htga_optax.estimators.hill`, which
+  counts the equal values with an excess of 0.
+
   Args:
-    law: one of :data:`LAWS`. Laws of all values are "Student t"; "skew t", the
-      law of Jones and Faddy, whose tails have the indices 2a and 2b; "stable",
-      symmetric, in the scale of :func:`htga_optax.stable.sample`; "lognormal".
-      Laws of the k largest values, given the threshold :math:`X_{(k+1)}`, are
-      "Pareto tail" (Hill's estimate); "lognormal tail", truncated at the
-      threshold, which is y standard deviations above the median, with Pareto
-      as the limit :math:`y\to\infty`; "exponential tail". Values equal to the
-      threshold are left out. :func:`htga_optax.estimators.hill` counts them,
-      with an excess of 0, and is larger by k over the number n that is left.
-    x: the values, [n], in any order. What is masked is left out.
-    k: how many values are the tail; a tenth of them if None. The laws of all
-      values ignore it.
+    law: the name of a law in :data:`LAWS`.
+    x: the values, [n], in any order. Masked values are left out.
+    k: how many of the largest values form the tail; a tenth of all if None. The
+      laws of all values ignore it.
 
   Returns:
     The law, as :class:`Fit`. The search covers tail indices in [0.1, 1000] for
@@ -110,9 +121,9 @@ def fit(law: str, x: ArrayLike, k: int | None = None) -> Fit:
 
   Raises:
     ImportError: scipy is missing.
-    ValueError: there is no such law; `x` is complex, not one-dimensional, not
-      finite, has fewer than 10 values (2 in the tail), or values that the law
-      cannot have; half of the values are equal.
+    ValueError: there is no such law; `x` is complex, not one-dimensional or not
+      finite; it has fewer than 10 values (2 in the tail), or values that are
+      impossible under the law; or half of its values are equal.
 
   Examples:
     >>> import numpy as np
@@ -135,11 +146,11 @@ def fit(law: str, x: ArrayLike, k: int | None = None) -> Fit:
 def select(
   law: str, x: ArrayLike, k: int | None
 ) -> tuple[Law, np.ndarray, float, float]:
-  """Checks a sample and picks the values that a law is fitted to.
+  """Checks a sample and selects the values that a law is fitted to.
 
   Returns:
-    The law; these values in ascending order, for a tail their ratios to the
-    threshold; the threshold, or 1; the share of all values.
+    The law; the selected values in ascending order, for a tail their ratios to
+    the threshold; the threshold, or 1; the share of the selected values.
   """
   if law not in LAWS:
     raise ValueError(f"law must be one of {', '.join(LAWS)}, got {law!r}.")
@@ -147,15 +158,15 @@ def select(
   values = np.asarray(_checks.check_sample("x", x), float)
   if values.ndim != 1 or values.size < _FEWEST:
     raise ValueError(
-      f"x must be one-dimensional, of at least {_FEWEST} values, got shape"
+      f"x must be one-dimensional with at least {_FEWEST} values, got shape"
       f" {values.shape}."
     )
   if not np.all(np.isfinite(values)):
     bad = int(np.sum(~np.isfinite(values)))
-    raise ValueError(f"x must be finite, got {bad} values that are not.")
+    raise ValueError(f"x must be finite, got {bad} nan or infinite values.")
   values = np.sort(values)
   if family.support == "positive" and values[0] <= 0:
-    raise ValueError(f"{law} has positive values, got {values[0]:.3g}.")
+    raise ValueError(f"{law} needs positive values, got {values[0]:.3g}.")
   if family.support != "tail":
     return family, values, 1.0, 1.0
   k = max(2, values.size // 10) if k is None else _checks.check_size("k", k)
@@ -164,7 +175,7 @@ def select(
   )
   threshold = float(values[-(k + 1)])
   if threshold <= 0:
-    raise ValueError(f"{law} has a positive threshold, got {threshold:.3g}.")
+    raise ValueError(f"{law} needs a positive threshold, got {threshold:.3g}.")
   ratios = values[values > threshold] / threshold
   if ratios.size < 2:
     raise ValueError(f"{law}: fewer than 2 values exceed {threshold:.3g}.")
@@ -180,7 +191,7 @@ def select(
 def fit_selected(
   law: str, family: Law, values: np.ndarray, threshold: float, share: float
 ) -> Fit:
-  """Fits a law to what :func:`select` returned."""
+  """Fits a law to the values that :func:`select` returned."""
   shape, loc, scale = family.fit(values)
   scale *= threshold
   found = Fit(law, shape, loc, scale, 0.0, values.size, share)

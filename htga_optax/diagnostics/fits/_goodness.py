@@ -1,4 +1,4 @@
-"""Tests of a fitted law, and the comparison of two laws."""
+"""Tests a fitted law, and compares two laws."""
 
 import math
 from typing import NamedTuple
@@ -15,13 +15,14 @@ class Goodness(NamedTuple):
   """How far a sample is from its fitted law.
 
   Attributes:
-    fit: the law.
+    fit: the fitted law.
     ks: the distance of Kolmogorov and Smirnov.
-    ks_pvalue: its p-value by the bootstrap, at least 1/(replications + 1).
-    anderson_darling: the statistic of Anderson and Darling, more sensitive to
-      the tails.
-    anderson_darling_pvalue: its p-value by the bootstrap.
-    replications: samples of the bootstrap.
+    ks_pvalue: the p-value of `ks` by the bootstrap, at least
+      1/(replications + 1).
+    anderson_darling: the statistic of Anderson and Darling, which is more
+      sensitive to the tails.
+    anderson_darling_pvalue: the p-value of `anderson_darling` by the bootstrap.
+    replications: the number of samples of the bootstrap.
   """
 
   fit: Fit
@@ -42,23 +43,23 @@ def goodness(
   """Fits a law and tests it, by a parametric bootstrap.
 
   Args:
-    law: one of :data:`LAWS`.
+    law: the name of a law in :data:`LAWS`.
     x: independent values, [n]. The p-values of a dependent series are too
-      small: thin it first.
+      small; thin it first.
     k: as in :func:`fit`. The bootstrap keeps the threshold.
-    replications: how many samples are drawn from the fitted law; the law is
-      fitted again to each.
-    seed: of the generator; the same seed gives the same p-values.
+    replications: how many samples are drawn from the fitted law. The law is
+      fitted again to each of them.
+    seed: the seed of the generator; the same seed gives the same p-values.
 
   Returns:
     Both distances and p-values. If the law is right, p is below 5 % in nearly
     5 % of samples (`tests/test_fits.py` counts them).
 
   Warns:
-    UserWarning: as :func:`fit`.
+    UserWarning: as in :func:`fit`.
 
   Raises:
-    ImportError, ValueError: as :func:`fit`.
+    ImportError, ValueError: as in :func:`fit`.
 
   Examples:
     >>> import numpy as np
@@ -92,14 +93,14 @@ def goodness(
 
 
 def distances(fitted: Fit, ascending: np.ndarray) -> tuple[float, float]:
-  """The distances of Kolmogorov-Smirnov and Anderson-Darling to a law.
+  """Computes the distances of Kolmogorov-Smirnov and Anderson-Darling.
 
   Args:
     fitted: the law.
-    ascending: the values, sorted, [n].
+    ascending: the values in ascending order, [n].
 
   Returns:
-    D and A^2 as :mod:`htga_optax.diagnostics.fits` defines them.
+    D and A^2 of :mod:`htga_optax.diagnostics.fits`.
   """
   n = ascending.size
   cdf, sf = fitted.cdf(ascending), fitted.sf(ascending)
@@ -113,11 +114,12 @@ class Comparison(NamedTuple):
   """Which of two laws is nearer to a sample.
 
   Attributes:
-    log_ratio: of the likelihoods; positive if the first law is nearer.
+    log_ratio: the logarithm of the ratio of the likelihoods; positive if the
+      first law is nearer.
     statistic: the standard score of `log_ratio`; for nested laws -2
       `log_ratio`.
-    pvalue: how probable a ratio this far from 0 is if both laws are equally
-      near; for nested laws, if the first is right.
+    pvalue: the probability of a ratio this far from 0 if both laws are equally
+      near; for nested laws, if the first law is right.
     nested: whether the second law contains the first.
   """
 
@@ -133,18 +135,18 @@ def vuong(x: ArrayLike, first: Fit, second: Fit) -> Comparison:
   .. math:: V = \frac{\sum_i l_i}{\sqrt n\, \mathrm{sd}(l)}, \qquad
     l_i = \log\frac{f_1(x_i)}{f_2(x_i)}
 
-  is standard normal if both laws are equally near and neither contains the
+  V is standard normal if both laws are equally near and neither contains the
   other. The lognormal tail contains the Pareto tail as a limit, so its
   likelihood is never smaller. The p-value of that pair is half that of a
-  chi-square of one degree.
+  chi-square with one degree of freedom.
 
   Args:
     x: the sample that both laws were fitted to; for tails, the whole sample.
     first: a law.
-    second: another law, with the same threshold if it is a tail.
+    second: another law; if it is a tail, with the same threshold.
 
   Returns:
-    The :class:`Comparison`. It does not correct for numbers of parameters.
+    The :class:`Comparison`. It does not correct for the number of parameters.
 
   Raises:
     ValueError: one law is a tail and the other is not, or their thresholds
@@ -167,7 +169,7 @@ def vuong(x: ArrayLike, first: Fit, second: Fit) -> Comparison:
   tails = [LAWS[f.law].support == "tail" for f in (first, second)]
   if tails[0] != tails[1] or (tails[0] and first.scale != second.scale):
     raise ValueError(
-      "vuong takes two laws of the same values, got"
+      "vuong compares two laws of the same values, got"
       f" {first.law} above {first.scale:.3g} and {second.law} above"
       f" {second.scale:.3g}."
     )

@@ -1,4 +1,4 @@
-"""What a family of laws consists of."""
+"""Defines what a family of laws consists of."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,19 +9,20 @@ from htga_optax.diagnostics import _optional
 
 
 class Law(NamedTuple):
-  """A family of laws, by functions of the law of location 0 and scale 1.
+  """A family of laws, given by functions for location 0 and scale 1.
 
   Attributes:
-    shapes: names of the shape parameters.
+    shapes: the names of the shape parameters.
     support: "real", "positive", or "tail" for values above a threshold.
-    fit: (ascending values) -> shape, location and scale; a "tail" takes the
+    fit: ``(ascending values) -> (shape, location, scale)``; a "tail" takes the
       ratios of its values to the threshold.
-    logpdf: (x, *shape) -> logarithm of the density.
-    cdf: (x, *shape) -> probability of at most x.
-    sf: (x, *shape) -> probability of more than x.
-    quantile: (p, *shape) -> inverse of `cdf`.
-    sample: (rng, size, *shape) -> independent values.
-    tail_index: (*shape) -> index of the heavier tail; inf if it is no power.
+    logpdf: ``(x, *shape) ->`` logarithm of the density.
+    cdf: ``(x, *shape) ->`` probability of at most x.
+    sf: ``(x, *shape) ->`` probability of more than x.
+    quantile: ``(p, *shape) ->`` inverse of `cdf`.
+    sample: ``(rng, size, *shape) ->`` independent values.
+    tail_index: ``(*shape) ->`` index of the heavier tail; inf if that is not a
+      power law.
   """
 
   shapes: tuple[str, ...]

@@ -1,12 +1,12 @@
-"""Maximum likelihood of laws with shapes, a location and a scale, by scoring.
+"""Maximises the likelihood of laws with shapes, a location and a scale.
 
-If the law is right, the mean outer product of the scores s_i is the curvature
-of the likelihood. So a step of the search is
+The method is scoring. If the law is right, the mean outer product of the scores
+s_i is the curvature of the likelihood. Therefore a step of the search is::
 
-    (mean s_i s_i')^-1 mean s_i,
+    (mean s_i s_i')^-1 mean s_i.
 
-halved until the likelihood grows. The coordinates are the logarithms of the
-shapes, the location and the logarithm of the scale. The scores are central
+It is halved until the likelihood grows. The coordinates are the logarithms of
+the shapes, the location and the logarithm of the scale. The scores are central
 differences. The search begins at the best of a few shapes.
 """
 
@@ -16,16 +16,16 @@ import math
 
 import numpy as np
 
-_WIDTH = 0.01  # of a bin, in asinh(x), x in half interquartile ranges
+_WIDTH = 0.01  # of a bin, in asinh(x), with x in half interquartile ranges
 _ITERATIONS = 100
-_CONVERGED = 1e-5  # in units of the log-likelihood of all values, twice
+_CONVERGED = 1e-5  # in units of twice the log-likelihood of all values
 
 Shape = tuple[float, ...]
 Shapes = tuple[Shape, ...]
 
 
 def _nodes(ascending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """The means of narrow bins, and how many values are in each."""
+  """The means of narrow bins, and the share of values in each."""
   bins = np.floor(np.arcsinh(ascending) / _WIDTH)
   first = np.flatnonzero(np.diff(bins, prepend=-np.inf))
   counts = np.diff(first, append=ascending.size)
@@ -34,7 +34,7 @@ def _nodes(ascending: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _starts(quantile: Callable, shapes: Shapes) -> list[tuple[Shape, float]]:
-  """Each shape with the scale that gives quartiles 2 apart."""
+  """Each shape, with the scale at which the quartiles have distance 2."""
   quartiles = [quantile(np.array([0.25, 0.75]), *shape) for shape in shapes]
   return [(s, 2 / float(q[1] - q[0])) for s, q in zip(shapes, quartiles)]
 
@@ -50,12 +50,12 @@ def maximum(
   """Finds the shapes, the location and the scale of largest likelihood.
 
   Args:
-    name: of the law, for the error.
-    logpdf: (x, *shape) -> logarithm of the standard density.
-    quantile: (p, *shape) -> quantile of the standard law.
-    shapes: those that the search tries first.
-    bounds: the least and the largest value of every shape parameter.
-    ascending: the values, sorted, [n].
+    name: the name of the law, for the error message.
+    logpdf: ``(x, *shape) ->`` logarithm of the standard density.
+    quantile: ``(p, *shape) ->`` quantile of the standard law.
+    shapes: the shapes that the search tries first.
+    bounds: the smallest and the largest value of every shape parameter.
+    ascending: the values in ascending order, [n].
 
   Returns:
     Shape, location and scale.

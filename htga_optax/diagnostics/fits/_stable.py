@@ -1,14 +1,14 @@
-r"""The symmetric stable law, whose density has no closed form.
+r"""Computes the symmetric stable law, whose density has no closed form.
 
-With t = r e^(i phi), phi = pi/8, its Fourier integrals converge exponentially
-for every alpha,
+With t = r e^(i phi) and phi = pi/8, its Fourier integrals converge
+exponentially for every alpha::
 
     f(x) = 1/pi Re int_0^oo exp(i x t - t^alpha) dt,
-    P(X > x) = 1/2 - phi/pi - 1/pi Im int_0^oo exp(i x t - t^alpha) dr/r,
+    P(X > x) = 1/2 - phi/pi - 1/pi Im int_0^oo exp(i x t - t^alpha) dr/r.
 
-and are two matrix products (derived here; the constant is the arc about 0).
-They are tabulated once, over alpha and asinh(x). Beyond x = 1000 the series in
-x^-alpha continues them.
+They are computed as two matrix products (derived here; the constant phi/pi
+comes from the arc about 0). They are tabulated once, over alpha and asinh(x).
+Beyond x = 1000 the series in x^-alpha is used instead.
 """
 
 import functools
@@ -21,17 +21,18 @@ from htga_optax.diagnostics import _optional
 from htga_optax.diagnostics.fits import _scoring
 from htga_optax.diagnostics.fits._law import Law, special
 
-_LEAST_ALPHA = 0.5  # the table begins here, and so does the search
+_LEAST_ALPHA = 0.5  # the table and the search begin here
 _PHI = math.pi / 8
 _REACH = 1000.0  # the largest x of the table
 
 
 @functools.cache
 def _tables() -> tuple[Any, Any]:
-  """Two splines in alpha, of the density and of the tail.
+  """Two splines in alpha, one of the density and one of the tail.
 
-  Each gives [2, points]: the values and the slopes, over asinh(x), of
-  f(x) (1 + x^2)^((alpha+1)/2) or of P(X > x) (1 + x^2)^(alpha/2).
+  Each returns the values and the slopes of a function over asinh(x), as
+  [2, points]. The functions are f(x) (1 + x^2)^((alpha+1)/2) for the density
+  and P(X > x) (1 + x^2)^(alpha/2) for the tail.
   """
   interpolate = _optional.load("scipy.interpolate")
   alphas = np.linspace(_LEAST_ALPHA, 2, 76)[:, None]
@@ -60,7 +61,7 @@ def _row(alpha: float, is_tail: bool) -> np.ndarray:
 
 
 def _reduced(x: np.ndarray, alpha: float, is_tail: bool) -> np.ndarray:
-  """The tabulated function: P(X > |x|) or f(x), over its power of 1 + x^2."""
+  """The tabulated function: ``P(X > |x|)`` or f(x) times a power of 1 + x^2."""
   x = np.abs(x)
   near = np.minimum(x, _REACH)
   values, slopes = _row(float(alpha), is_tail)
@@ -75,7 +76,7 @@ def _reduced(x: np.ndarray, alpha: float, is_tail: bool) -> np.ndarray:
     k = np.arange(1, 11)
     gammas = special().gamma(k * alpha + (not is_tail)) / special().gamma(k + 1)
     signs = -((-1.0) ** k) * np.sin(k * math.pi * alpha / 2) / math.pi
-    # So far out 1 + x^2 is x^2; its power cancels that of the first term.
+    # Here 1 + x^2 is x^2, and its power cancels that of the first term.
     terms = gammas * signs * x[far, None] ** (-alpha * (k - 1))
     found[far] = np.sum(terms, axis=1)
   return np.maximum(found, 1e-30)

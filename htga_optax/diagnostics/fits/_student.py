@@ -1,4 +1,4 @@
-"""Student's t law, and the skew t law of Jones and Faddy."""
+"""Implements Student's t law, and the skew t law of Jones and Faddy."""
 
 import functools
 import math
@@ -46,7 +46,8 @@ def _skew_quantile(p: np.ndarray, a: float, b: float) -> np.ndarray:
 def _skew_sample(
   rng: np.random.Generator, size: int, a: float, b: float
 ) -> np.ndarray:
-  # Beta's two ends from Gammas, so that neither is rounded to 0.
+  # Both ends of a beta variable from gamma variables, so that neither end is
+  # rounded to 0.
   u, v = rng.gamma(a, size=size), rng.gamma(b, size=size)
   u, v = np.maximum(u, 1e-100), np.maximum(v, 1e-100)
   return math.sqrt(a + b) * (u - v) / (2 * np.sqrt(u * v))

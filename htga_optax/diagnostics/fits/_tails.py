@@ -1,4 +1,4 @@
-"""The lognormal law, and laws of the values above a threshold.
+"""Implements the lognormal law, and laws of the values above a threshold.
 
 A law of a tail is a law of the ratios of the values to the threshold.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 from htga_optax.diagnostics.fits._law import Law, special
 
-_EDGES = -30.0, 100.0  # the search for y of a lognormal tail
+_EDGES = -30.0, 100.0  # the range of the search for y of a lognormal tail
 
 
 def _fit_lognormal(
@@ -30,7 +30,7 @@ def _lognormal_logpdf(x: np.ndarray, sigma: float) -> np.ndarray:
 
 @functools.cache
 def _truncated_normals() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """A table over y of moments of U = T - y, T normal given T > y.
+  """A table of moments of U = T - y over y, with T normal given T > y.
 
   Returns:
     E[U^2]/E[U]^2 (ascending), y, and E[U].

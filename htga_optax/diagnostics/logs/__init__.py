@@ -1,4 +1,4 @@
-"""A training log as columns of numbers."""
+"""Reads a training log into columns of numbers."""
 
 from htga_optax.diagnostics.logs._columns import columns as columns
 from htga_optax.diagnostics.logs._columns import find as find

@@ -1,4 +1,4 @@
-"""Columns of numbers from what holds them, and how they are found by name."""
+"""Converts a log in memory to columns of numbers, and finds columns by name."""
 
 from collections.abc import Mapping, Sequence
 import math
@@ -9,18 +9,17 @@ import numpy as np
 
 
 def columns(log: Any) -> dict[str, np.ndarray]:
-  """The columns of a log that is in memory.
+  """Converts a log in memory to columns of numbers.
 
   Args:
-    log: arrays by name, or a frame of pandas or polars. Masked arrays and
-      nulls have no value where they are masked; None and text that is no number
-      are no value either.
+    log: arrays by name, or a frame of pandas or polars. A cell has no value if
+      it is masked, null, None or text that is not a number.
 
   Returns:
     The columns by name, float64, of equal lengths, as :func:`read` returns
     them. A column in which some cells have no value is a masked array, with nan
-    below the mask. Columns without any value, or with more than one a row, are
-    left out. Spaces around a name are taken off.
+    below the mask. Columns without any value, or with more than one value a
+    row, are left out. Spaces around a name are removed.
 
   Raises:
     TypeError: `log` is neither a mapping nor a frame.
@@ -38,7 +37,7 @@ def columns(log: Any) -> dict[str, np.ndarray]:
     names = getattr(log, "keys", lambda: getattr(log, "columns", None))()
   if names is None:
     raise TypeError(
-      f"a log is a mapping of arrays or a frame, got {type(log).__name__}."
+      f"a log must be a mapping of arrays or a frame, got {type(log).__name__}."
     )
   found, sizes = {}, {}
   for name in names:
@@ -54,7 +53,10 @@ def columns(log: Any) -> dict[str, np.ndarray]:
 
 
 def _column(name: str, values: Any) -> np.ndarray:
-  """A column in float64, masked where there is no value; else the array."""
+  """A column in float64, masked where a cell has no value.
+
+  An array that is not one-dimensional is returned as it is.
+  """
   data = values if isinstance(values, np.ma.MaskedArray) else np.asarray(values)
   if data.ndim != 1:
     return data
@@ -63,15 +65,16 @@ def _column(name: str, values: Any) -> np.ndarray:
       f"{name} is complex: give its absolute values, or its real part."
     )
   missing = np.array(np.ma.getmaskarray(data))
-  is_null = getattr(values, "is_null", None)  # of polars
+  is_null = getattr(values, "is_null", None)  # a method of polars
   if is_null is not None:
     missing |= np.asarray(is_null(), bool)
-  if data.dtype.kind in "OSUTMm":  # text, dates and what else there is
+  if data.dtype.kind in "OSUTMm":  # text, dates and other objects
     is_date = data.dtype.kind in "Mm"
     cells = [None] * data.size if is_date else np.ma.getdata(data).tolist()
     numbers, absent = parse(cells)
     missing |= absent
-    if any(isinstance(cell, str) for cell in cells):  # pandas: nan is no text
+    # In a column of text, pandas stores an empty cell as nan.
+    if any(isinstance(cell, str) for cell in cells):
       missing |= [
         isinstance(cell, float) and math.isnan(cell) for cell in cells
       ]
@@ -81,7 +84,7 @@ def _column(name: str, values: Any) -> np.ndarray:
 
 
 def parse(cells: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-  """Numbers from cells of any type, and which cells hold none."""
+  """Converts cells of any type to numbers; also returns which hold none."""
   numbers = np.full(len(cells), np.nan)
   missing = np.zeros(len(cells), bool)
   for i, cell in enumerate(cells):
@@ -93,7 +96,7 @@ def parse(cells: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def masked(numbers: np.ndarray, missing: np.ndarray) -> np.ndarray:
-  """The numbers, masked and nan where one is missing; plain if none is."""
+  """Masks the missing numbers, with nan below the mask, if there are any."""
   if not np.any(missing):
     return numbers
   return np.ma.masked_array(np.where(missing, np.nan, numbers), missing)
@@ -104,19 +107,22 @@ def find(
   wanted: Sequence[str],
   beside: str = "",
 ) -> str | None:
-  """Finds a column by what programs call it.
+  """Finds a column by the names that programs give it.
 
-  Capitals and spaces do not count. "/", "." and " - " part a name, and "-" is
-  "_". A name that is wanted is looked for as a whole, then as the last part.
+  The case of letters does not matter. Spaces and "-" count as "_". The
+  separators "/", "." and " - " divide a name into parts. A wanted name is
+  compared first with whole names, then with the last part of names.
 
   Args:
-    names: of the columns.
-    wanted: plain names, the best first.
-    beside: a column. Of several with a wanted last part, one with the same
-      parts before it is taken first, then one of "train...", then the first.
+    names: the names of the columns.
+    wanted: the names to look for, in order of preference.
+    beside: the name of another column. If several columns have a wanted last
+      part, the first choice is a column whose other parts are those of
+      `beside`, the second one whose other parts begin with "train", and the
+      third the first column.
 
   Returns:
-    The name of the column, or None.
+    The name of the column; None if there is none.
 
   Examples:
     >>> from htga_optax.diagnostics import logs
@@ -145,5 +151,6 @@ def find(
 
 
 def _plain(name: str) -> str:
+  """A name in the form in which names are compared."""
   parts = re.split(r"/|\.| - ", str(name).lower())
   return "/".join(re.sub(r"[\s-]+", "_", part.strip()) for part in parts)

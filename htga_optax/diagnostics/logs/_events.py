@@ -1,4 +1,4 @@
-"""Event files of TensorBoard: scalars by tag and step."""
+"""Reads the scalars of TensorBoard event files, by tag and step."""
 
 from collections.abc import Iterator
 import importlib
@@ -13,10 +13,10 @@ from htga_optax.diagnostics.logs import _columns
 
 
 def columns(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The columns of an event file, or of those in a folder."""
+  """The columns of an event file, or of all event files in a folder."""
   files = sorted(path.rglob("*tfevents*")) if path.is_dir() else [path]
   if not files:
-    raise ValueError(f"{path} is a folder without event files of TensorBoard.")
+    raise ValueError(f"{path} is a folder without event files (TensorBoard).")
   rows = []
   for file in files:
     folder = "" if path == file else file.relative_to(path).parent.as_posix()
@@ -30,7 +30,7 @@ def columns(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _rows(file: pathlib.Path, before: str) -> list[dict[str, float]]:
-  """A row for the scalars of one step that come one after the other."""
+  """The scalars of a file; successive scalars of one step share a row."""
   rows = []
   for event in _events(file):
     for value in event.summary.value:
@@ -44,7 +44,7 @@ def _rows(file: pathlib.Path, before: str) -> list[dict[str, float]]:
 
 
 def _events(file: pathlib.Path) -> Iterator[Any]:
-  """The events of a file; a torn one at its end is left out."""
+  """The events of a file; an incomplete one at its end is left out."""
   kind, data, at = _kind(), file.read_bytes(), 0
   while at + 12 <= len(data):
     (size,) = struct.unpack_from("<Q", data, at)
@@ -55,13 +55,13 @@ def _events(file: pathlib.Path) -> Iterator[Any]:
     event = kind()
     try:
       event.ParseFromString(record)
-    except Exception as error:  # protobuf's, whose module may have any name
-      raise ValueError(f"{file} is no event file: {error}.") from error
+    except Exception as error:  # of protobuf, whose module may have any name
+      raise ValueError(f"{file} is not an event file: {error}.") from error
     yield event
 
 
 def _kind() -> Any:
-  """The class of an event."""
+  """The protobuf class of an event."""
   for module in ("tensorboardX.proto", "tensorboard.compat.proto"):
     try:
       return importlib.import_module(f"{module}.event_pb2").Event
@@ -71,7 +71,7 @@ def _kind() -> Any:
 
 
 def _scalar(value: Any) -> float | None:
-  """The number of a summary, in the form of TensorFlow 1 or 2."""
+  """The number of a summary that TensorFlow 1 or 2 wrote; None if not one."""
   if value.WhichOneof("value") == "simple_value":
     return value.simple_value
   if value.WhichOneof("value") != "tensor":

@@ -1,4 +1,4 @@
-"""JSON: an object a line, an array of objects, or one document."""
+"""Reads JSON logs: an object a line, an array of objects, or one document."""
 
 from collections.abc import Iterator
 import json
@@ -13,7 +13,7 @@ _VALUE = re.compile(r"[^\s,]")
 
 
 def columns(path: str, text: str) -> dict[str, np.ndarray]:
-  """The columns of a text of JSON."""
+  """The columns of a JSON text."""
   rows = _objects(path, text)
   if len(rows) == 1:
     (document,) = rows
@@ -23,7 +23,7 @@ def columns(path: str, text: str) -> dict[str, np.ndarray]:
       if as_columns:
         return as_columns
   if not rows:
-    raise ValueError(f"{path} has no object with a number in it.")
+    raise ValueError(f"{path} has no object that contains a number.")
   rows = [_flat(row) for row in rows]
   names = dict.fromkeys(name for row in rows for name in row)
   return {
@@ -33,7 +33,7 @@ def columns(path: str, text: str) -> dict[str, np.ndarray]:
 
 
 def _objects(path: str, text: str) -> list[dict[str, Any]]:
-  """The objects, in order; a torn one at the end of the text is left out."""
+  """The objects in order; an incomplete one at the end is left out."""
   decode = json.JSONDecoder().raw_decode
   at = len(text) - len(text.lstrip())
   is_array = text[at] == "["
@@ -50,18 +50,19 @@ def _objects(path: str, text: str) -> list[dict[str, Any]]:
       if found and goes_on and _is_torn(text, error):
         return found
       raise ValueError(
-        f"{path}: line {_line(text, at)} is no JSON: {error}."
+        f"{path}: line {_line(text, at)} is not JSON: {error}."
       ) from error
     if not isinstance(row, dict):
       raise ValueError(
-        f"{path}: line {_line(text, at)} is no object: {text[at:end][:60]}"
+        f"{path}: line {_line(text, at)} is not a JSON object:"
+        f" {text[at:end][:60]}"
       )
     found.append(row)
     at = end
 
 
 def _is_torn(text: str, error: json.JSONDecodeError) -> bool:
-  """Whether the text ends within the value that is no JSON."""
+  """Whether the text ends inside the value that could not be parsed."""
   rest = text[error.pos :].strip()
   return error.msg.startswith("Unterminated") or not re.search(
     r'[\s,{}"]', rest
@@ -69,11 +70,12 @@ def _is_torn(text: str, error: json.JSONDecodeError) -> bool:
 
 
 def _line(text: str, at: int) -> int:
+  """The number of the line at a position, from 1."""
   return text.count("\n", 0, at) + 1
 
 
 def _lists_of_objects(value: Any) -> Iterator[list[dict[str, Any]]]:
-  """The lists in a document that hold nothing but objects."""
+  """The lists in a document that contain only objects."""
   if isinstance(value, dict):
     for inner in value.values():
       yield from _lists_of_objects(inner)
@@ -82,7 +84,7 @@ def _lists_of_objects(value: Any) -> Iterator[list[dict[str, Any]]]:
 
 
 def _document_of_columns(document: dict[str, Any]) -> dict[str, np.ndarray]:
-  """A document that holds a list, or cells by row number, for each column."""
+  """The columns of a document that has a list, or cells by row, for each."""
   found = {}
   for name, cells in document.items():
     if isinstance(cells, dict) and cells and all(k.isdigit() for k in cells):
@@ -94,7 +96,7 @@ def _document_of_columns(document: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _flat(row: dict[str, Any], before: str = "") -> dict[str, Any]:
-  """The cells of an object, with those of the objects in it."""
+  """The cells of an object and of the objects in it, by joined names."""
   if not before and not any(isinstance(v, dict) for v in row.values()):
     return row
   found = {}

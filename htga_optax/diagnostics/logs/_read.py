@@ -1,4 +1,4 @@
-"""A file or a folder becomes columns: what it holds decides how it is read."""
+"""Reads a file or a folder into columns, by its content."""
 
 import codecs
 import os
@@ -11,30 +11,35 @@ from htga_optax.diagnostics.logs import _columns, _events, _json, _table
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  r"""Reads a log: a table of text, JSON, or event files of TensorBoard.
+  r"""Reads a log: a text table, JSON, or TensorBoard event files.
 
-  A table has a line of names; commas, semicolons, tabs or spaces part its
-  cells, and with semicolons or tabs a decimal comma is read as one. Lines that
-  begin with "#", and lines that repeat the names, are left out. JSON is an
-  object a line, an array of objects, or one document: the longest list of
-  objects in it (`log_history` in `trainer_state.json`), or its columns. Objects
-  in objects are joined by "/". A text may be gzipped, and in UTF-8 or UTF-16.
+  A table begins with a line of names. Its separator is a comma, a semicolon, a
+  tab or spaces. With semicolons or tabs, cells may have a decimal comma. Lines
+  that begin with "#", and lines that repeat the names, are left out.
+
+  JSON is an object a line, an array of objects, or one document. Of a document
+  the longest list of objects is read (`log_history` in `trainer_state.json`),
+  or else its columns. The names of nested objects are joined by "/".
+
+  A text may be gzipped. Its encoding is UTF-8 or UTF-16. An incomplete last
+  row, as in the log of a run that has not ended, is left out.
 
   Args:
-    path: the file. An incomplete last row, as of a run that is not over, is
-      left out. Or an event file, or a folder: of each scalar in its event
-      files a column, with the folder before its name, and a column "step".
+    path: a text file; or an event file; or a folder of event files. Event files
+      give a column for each scalar, named with its folder, and a column "step".
 
   Returns:
     The columns by name, float64, of equal lengths. A column in which some cells
-    are empty, missing or no number is a masked array, with nan below the mask.
-    Columns without any number are left out.
+    are empty, missing or not a number is a masked array, with nan below the
+    mask. Columns without any number are left out.
 
   Raises:
-    ImportError: event files are there, tensorboardX and tensorboard are not.
+    ImportError: the log has event files, and neither tensorboardX nor
+      tensorboard is installed.
     OSError: the file cannot be read.
-    ValueError: the file is none of these, has no rows, a row of another length,
-      or a line that is no object; the message contains the line.
+    ValueError: the file has none of these formats, it has no rows, a row has
+      another length, or a line is not a JSON object; the message contains the
+      line.
 
   Examples:
     >>> import pathlib, tempfile
@@ -53,7 +58,7 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     columns = _columns_of_text(str(path), _text(path))
   found = _columns.columns(columns)
   if not found:
-    raise ValueError(f"{path} has no column with a number in it.")
+    raise ValueError(f"{path} has no column that contains a number.")
   return found
 
 
@@ -69,19 +74,21 @@ def _text(path: pathlib.Path) -> str:
   if data.startswith(b"\x1f\x8b"):
     data = _unzipped(str(path), data)
   is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-  # An incremental decoder leaves a torn character at the end.
+  # An incremental decoder ignores an incomplete character at the end.
   decoder = codecs.getincrementaldecoder("utf-16" if is_wide else "utf-8-sig")()
   try:
     text = decoder.decode(data)
   except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is no text: neither a table nor JSON.") from error
+    raise ValueError(
+      f"{path} is not text: neither a table nor JSON."
+    ) from error
   if "\0" in text:
-    raise ValueError(f"{path} is no text: neither a table nor JSON.")
+    raise ValueError(f"{path} is not text: neither a table nor JSON.")
   return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _unzipped(path: str, data: bytes) -> bytes:
-  """All members of a gzip file, the last as far as it goes."""
+  """The content of a gzip file; its last member may be incomplete."""
   parts = []
   try:
     while data:

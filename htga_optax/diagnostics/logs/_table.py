@@ -1,4 +1,4 @@
-"""A table of text: a line of names, and cells with a separator."""
+"""Reads text tables: a line of names, and rows of cells with a separator."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ import numpy as np
 
 from htga_optax.diagnostics.logs import _columns
 
-# Stands for an empty cell, for a parser that does not know any.
+# Stands for an empty cell, because the parser of NumPy accepts none.
 _EMPTY = repr(-sys.float_info.max)
 
 
@@ -28,7 +28,7 @@ def columns(path: str, text: str) -> dict[str, np.ndarray]:
       f"{path} must begin with a line of different names, got {head[:60]!r}."
     )
   if not body.strip():
-    raise ValueError(f"{path} has a line of names and no rows.")
+    raise ValueError(f"{path} has a line of names but no rows.")
   if separator != ",":
     body = _with_points(body, separator)
   table = _parsed(body, separator)
@@ -62,7 +62,10 @@ def _parted(text: str) -> tuple[str, str]:
 
 
 def _separator(head: str, body: str) -> str:
-  """The most frequent of the line of names; spaces, if they part both lines."""
+  """The separator that is most frequent in the line of names.
+
+  Spaces, if the line has no other separator and as many words as the first row.
+  """
   bare = re.sub(r'"[^"]*"', "", head)
   most = max(",;\t", key=bare.count)
   count, (row, *_) = len(head.split()), body.split("\n", 1)
@@ -71,7 +74,7 @@ def _separator(head: str, body: str) -> str:
 
 
 def _with_points(body: str, separator: str) -> str:
-  """Cells with a decimal comma become cells with a point."""
+  """Replaces decimal commas in cells by points."""
   begins, ends = rf"(?<![^{separator}\n])", rf"(?=[{separator}\n]|$)"
   if "," not in body or re.search(rf"{begins} *[+-]?\d*\.\d", body):
     return body
@@ -80,9 +83,9 @@ def _with_points(body: str, separator: str) -> str:
 
 
 def _parsed(body: str, separator: str) -> np.ndarray | None:
-  """The table by NumPy's parser, or None if there is anything but numbers."""
+  """The table, by NumPy's parser; None if it contains anything but numbers."""
   filled = "\n" + body
-  for _ in range(2):  # as matches share separators
+  for _ in range(2):  # twice, because adjacent matches share a separator
     filled = filled.replace(2 * separator, f"{separator}{_EMPTY}{separator}")
   filled = filled.replace(f"{separator}\n", f"{separator}{_EMPTY}\n")
   filled = filled.replace(f"\n{separator}", f"\n{_EMPTY}{separator}")
@@ -97,6 +100,7 @@ def _parsed(body: str, separator: str) -> np.ndarray | None:
 def _cells(
   path: str, names: list[str], body: str, separator: str
 ) -> list[np.ndarray]:
+  """The columns of a table with text, cell by cell."""
   reader = csv.reader(
     io.StringIO(body), delimiter=separator, skipinitialspace=True
   )
@@ -106,11 +110,11 @@ def _cells(
   for i, row in enumerate(rows):
     if len(row) != len(names):
       raise ValueError(
-        f"{path}: row {i + 1} has {len(row)} cells, the line of names"
+        f"{path}: row {i + 1} has {len(row)} cells, but the line of names has"
         f" {len(names)}."
       )
   if not rows:
-    raise ValueError(f"{path} has a line of names and no rows.")
+    raise ValueError(f"{path} has a line of names but no rows.")
   return [_columns.masked(*_columns.parse(cells)) for cells in zip(*rows)]
 
 

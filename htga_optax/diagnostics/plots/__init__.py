@@ -1,10 +1,10 @@
-"""Pictures of tails, runs and loss landscapes, in one style.
+"""Draws pictures of tails, runs and loss landscapes, in one style.
 
-Every function draws on the `ax` that it is given, or on the axes of a new
-figure, and returns these axes: `ax.figure.savefig("tail.png")` writes the
-picture. No function touches pyplot's global state. The colours are those of
-Okabe and Ito, which colour-blind readers can tell apart. Lines also differ in
-their dashes, for print.
+Every function draws on the argument `ax`, or on the axes of a new figure, and
+returns these axes. `ax.figure.savefig("tail.png")` writes the picture. No
+function changes the global state of pyplot. The colours are those of Okabe and
+Ito, which colour-blind readers can distinguish. Lines also differ in their
+dashes, for print.
 """
 
 from htga_optax.diagnostics.plots._landscape import loss_slice as loss_slice

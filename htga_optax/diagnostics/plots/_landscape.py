@@ -1,4 +1,4 @@
-"""Pictures of a loss around a point: a slice, the spectrum of its Hessian."""
+"""Draws a loss around a point: a slice, or the spectrum of its Hessian."""
 
 from typing import Any
 
@@ -10,16 +10,17 @@ from htga_optax.diagnostics.plots import _style
 
 
 def loss_slice(steps: ArrayLike, losses: ArrayLike, ax: Any = None) -> Any:
-  """Draws what :func:`htga_optax.diagnostics.landscape.loss_slice` returns.
+  """Draws a slice of a loss, as a curve or as contours.
 
   Args:
-    steps: along each direction, [m], in lengths of the filters.
-    losses: [m] for a curve, [m, m] for contours. The contours are at equal
-      ratios of the excess over the least loss.
-    ax: where to draw.
+    steps: the steps along each direction, [m], in lengths of the filters.
+    losses: the result of :func:`htga_optax.diagnostics.landscape.loss_slice`,
+      [m] for a curve or [m, m] for contours. From one contour to the next the
+      excess over the least loss grows by the same factor.
+    ax: the axes to draw on; None for a new figure.
 
   Returns:
-    The axes. A cross in the middle marks the parameters.
+    The axes. A line or a cross marks the parameters.
   """
   ax = _style.panels()[0, 0] if ax is None else ax
   steps, losses = np.asarray(steps, float), np.asarray(losses, float)
@@ -51,9 +52,9 @@ def spectral_density(
   Args:
     points: eigenvalues, [m], as
       :func:`htga_optax.diagnostics.landscape.spectral_density` returns them.
-    density: the density at these points, [m]. It is drawn down to 1e-6 of its
+    density: the density at these points, [m]. The axis ends at 1e-6 of its
       largest value.
-    ax: where to draw.
+    ax: the axes to draw on; None for a new figure.
 
   Returns:
     The axes.

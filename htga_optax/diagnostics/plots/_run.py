@@ -1,4 +1,4 @@
-"""Pictures of a run: curves over its steps, histograms of its norms."""
+"""Draws a run: curves over its steps, and histograms of its norms."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 
 from htga_optax.diagnostics.plots import _style
 
-_SHOWN = 2000  # points of a curve, at most
+_SHOWN = 2000  # the largest number of points of a curve
 
 
 def tail_index(
@@ -28,14 +28,14 @@ def tail_index(
       out.
     low: the lower ends of the intervals, [n].
     high: the upper ends of the intervals, [n].
-    bounds: the bounds of a theory, as
+    bounds: theoretical bounds of the tail index, as
       :func:`htga_optax.hsgd.tail_index_bounds` returns them.
-    label: for the legend.
-    ax: where to draw.
+    label: the label in the legend.
+    ax: the axes to draw on; None for a new figure.
 
   Returns:
-    The axes. They end at 8 at most; a tail with a larger index is as good as
-    light.
+    The axes. The axis of the tail index ends at 8 or below; a tail with a
+    larger index is practically light.
   """
   ax = _style.panels()[0, 0] if ax is None else ax
   steps, values = np.asarray(steps, float), np.asarray(estimates, float)
@@ -71,17 +71,17 @@ def series(
 ) -> Any:
   """Draws curves over the steps of a run: norms, losses, step sizes.
 
-  A long curve is cut into a thousand stretches. A line goes through their
-  medians, and a band from the least to the largest value of each, so that no
-  spike is lost.
+  A curve of more than 2000 points is divided into about a thousand parts. The
+  line shows the median of each part. The band shows its smallest and its
+  largest value, so that no spike is lost.
 
   Args:
     steps: the steps, [n].
     values: the curves by name, [n] each. Values that are not finite are left
-      out, and if `log` also those that are not positive.
-    ylabel: the label of the axis, with the unit.
-    log: whether the axis of the values is logarithmic.
-    ax: where to draw.
+      out; if `log`, so are those that are not positive.
+    ylabel: the label of the axis of values, with the unit.
+    log: whether the axis of values is logarithmic.
+    ax: the axes to draw on; None for a new figure.
 
   Returns:
     The axes.
@@ -109,9 +109,9 @@ def mark(steps: ArrayLike, values: ArrayLike, ax: Any) -> Any:
   """Marks values of a curve by the numbers 1, 2, ... above them.
 
   Args:
-    steps: their steps, [n].
+    steps: the steps of the values, [n].
     values: the values, [n].
-    ax: axes that :func:`series` has drawn.
+    ax: the axes that :func:`series` returned.
 
   Returns:
     The axes.
@@ -136,10 +136,11 @@ def step_size(
 
   Args:
     steps: the steps, [n].
-    learning_rate: a number, or [n].
-    factors: by name, [n] each: "amplification", "rate_scale". The effective
-      step size is the learning rate times all of them.
-    ax: where to draw.
+    learning_rate: the learning rate, a number or [n].
+    factors: factors of the learning rate by name, [n] each, for example
+      "amplification" and "rate_scale". The effective step size is the product
+      of the learning rate and all factors.
+    ax: the axes to draw on; None for a new figure.
 
   Returns:
     The axes.
@@ -156,14 +157,15 @@ def step_size(
 def norm_histograms(
   stages: Mapping[str, tuple[ArrayLike, ArrayLike]], unit: str = ""
 ) -> Any:
-  """Draws histograms of norms before and after modulation, stage by stage.
+  """Draws histograms of norms before and after modulation, for each stage.
 
   Args:
-    stages: by title, the norms before and the norms after.
+    stages: for each stage, by title, the norms before and the norms after the
+      modulation.
     unit: the unit of the norms, for the labels.
 
   Returns:
-    The axes, [1, stages], all with the same scales.
+    The axes, [1, stages]. They have the same scales.
 
   Raises:
     ValueError: there is no stage, or no norm is positive and finite.

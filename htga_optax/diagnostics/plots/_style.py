@@ -1,4 +1,4 @@
-"""The style that all pictures share."""
+"""Defines the style that all pictures share."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ def panels(rows: int = 1, columns: int = 1, size: float = 4.5) -> Any:
   """Makes the axes of a new figure, in the style of all pictures.
 
   Args:
-    rows: how many rows of axes.
-    columns: how many columns of axes.
-    size: the width of one of the axes, in inches.
+    rows: the number of rows of axes.
+    columns: the number of columns of axes.
+    size: the width of each axes, in inches.
 
   Returns:
     An array of axes, [rows, columns]; `panels(...)[0, 0].figure` is the figure.
@@ -41,7 +41,7 @@ def line(i: int) -> dict[str, Any]:
 
 
 def label(name: str, unit: str) -> str:
-  """The name of an axis, with the unit if there is one."""
+  """The label of an axis: its name, with the unit if there is one."""
   return f"{name} ({unit})" if unit else name
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a sample: exceedances, quantiles, Hill plot."""
+"""Draws a sample: its exceedances, its quantiles, its Hill plot."""
 
 from collections.abc import Sequence
 import functools
@@ -22,19 +22,22 @@ def ccdf(
   unit: str = "",
   ax: Any = None,
 ) -> Any:
-  """Draws the share of values beyond |x|; a power law is a straight line.
+  """Draws which share of the values exceeds each size.
+
+  The picture shows the share of values whose size exceeds :math:`|x|`, over
+  :math:`|x|`. Both axes are logarithmic, and a power law is a straight line.
 
   Args:
     x: the values, [n].
-    laws: fitted laws; a law of a tail begins at its threshold.
+    laws: fitted laws. A law of a tail is drawn from its threshold on.
     bounds: two tail indices, as :func:`htga_optax.hsgd.tail_index_bounds`
-      returns them. They are drawn as a wedge of two powers, through the point
-      that a tenth of the values exceeds.
+      returns them. They are drawn as a wedge between two powers. It begins at
+      the value that a tenth of the values exceeds.
     unit: the unit of x, for the label.
-    ax: where to draw.
+    ax: the axes to draw on; None for a new figure.
 
   Returns:
-    The axes, both logarithmic.
+    The axes.
 
   Raises:
     ValueError: all values are 0.
@@ -52,7 +55,7 @@ def ccdf(
   n = largest.size
   positive = largest[largest > 0]
   if not positive.size:
-    raise ValueError("ccdf has nothing to draw: no value is other than 0.")
+    raise ValueError("ccdf has nothing to draw: all values are 0.")
   ranks = np.unique(np.geomspace(1, positive.size, 300).astype(int))
   ax.plot(positive[ranks - 1], ranks / n, label=f"{n} values", **_style.DATA)
   most = 2 * positive[0]
@@ -75,7 +78,7 @@ def ccdf(
     yscale="log",
     ylim=(0.3 / n, 2),
     xlabel=_style.label("|x|", unit),
-    ylabel="share of values beyond",
+    ylabel="share of values above |x|",
   )
   return _style.legend(ax)
 
@@ -84,14 +87,14 @@ def qq(x: ArrayLike, law: fits.Fit, unit: str = "", ax: Any = None) -> Any:
   """Draws the quantiles of a sample over those of a fitted law.
 
   Args:
-    x: the values, [n]; all of the sample, also for a law of a tail.
+    x: the values, [n]. For a law of a tail pass the whole sample too.
     law: a fitted law.
     unit: the unit of x, for the labels.
-    ax: where to draw.
+    ax: the axes to draw on; None for a new figure.
 
   Returns:
-    The axes. They end where the sample does; a note counts the points whose
-    quantile of the law is outside.
+    The axes. Their limits are those of the sample. A note counts the points
+    for which the quantile of the law is outside.
   """
   ax = _style.panels()[0, 0] if ax is None else ax
   x = np.sort(np.asarray(x, float))
@@ -135,17 +138,17 @@ def hill_plot(
 
   Args:
     x: positive values in order of time, [n].
-    k: the chosen k; a tenth of n if None. The k of
-      :func:`htga_optax.estimators.automatic_k` is marked too.
+    k: the chosen k; a tenth of n if None. The picture also marks the k of
+      :func:`htga_optax.estimators.automatic_k`.
     most: the largest k that is drawn; two fifths of n if None.
-    ax: where to draw.
+    ax: the axes to draw on; None for a new figure.
 
   Returns:
-    The axes. The interval is nominally of 95 %. It assumes the dependence that
-    is measured at the chosen k.
+    The axes. The interval is nominally of 95 %. It assumes for every k the
+    dependence that is measured at the chosen k.
 
   Raises:
-    ValueError: as :func:`htga_optax.estimators.hill`; or `most` is below k.
+    ValueError: as in :func:`htga_optax.estimators.hill`; or `most` is below k.
   """
   ax = _style.panels()[0, 0] if ax is None else ax
   x = np.asarray(x, float)
@@ -171,7 +174,7 @@ def hill_plot(
   ax.set(
     xscale="log",
     ylim=(0, top if math.isfinite(top) and top > 0 else 10),
-    xlabel="k, how many values are the tail",
+    xlabel="k, the number of largest values used",
     ylabel="tail index",
   )
   return _style.legend(ax)

@@ -1,18 +1,18 @@
-r"""The rules that people run against spikes of the norm, each as one law.
+r"""Implements the rules that people use against spikes of the gradient norm.
 
-A rule takes the norm r_t of a step and gives the norm that the step has after
-it: r_t itself, a smaller one (the step is clipped), or 0 (it is skipped). Each
-rule is a :class:`htga_optax.Controller`, so the same lines serve a log and a
-run:
+A rule maps the norm r_t of a step to the norm that the step has after it. This
+is r_t itself, a smaller norm (the step is clipped), or 0 (the step is skipped).
+Each rule is a :class:`htga_optax.Controller`, so the same code works on a log
+and in a run::
 
-    apply(norms)                       what each of RULES makes of a log
+    apply(norms)                       applies each of RULES to a log
     by_norm(zclip())                   the rule in a chain
     by_norm(adagc(), per_layer=True)   a norm and a state for every layer
 
-The rules of others are restated from their code, with its defaults; none of
-that code runs here. Where their code skips on the loss too, this looks at the
-norm alone. `optax.adaptive_grad_clip` is not here: it compares gradients with
-parameters, which no norm tells.
+The rules of others are reimplemented from their code, with the same defaults;
+none of that code runs here. Some of their code skips steps because of the loss
+too. The rules here use the norm alone. `optax.adaptive_grad_clip` is not
+included, because it compares gradients with parameters.
 """
 
 from htga_optax.diagnostics.spike_rules._apply import RULES as RULES

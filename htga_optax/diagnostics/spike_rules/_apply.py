@@ -1,4 +1,4 @@
-"""The rules with their defaults, and what they make of a log."""
+"""Applies rules against spikes, with their defaults, to the norms of a log."""
 
 from collections.abc import Callable, Mapping
 import functools
@@ -21,7 +21,7 @@ from htga_optax.diagnostics.spike_rules._laws import (
   zclip,
 )
 
-_CHUNK = 256  # norms that one call of a compiled rule takes
+_CHUNK = 256  # how many norms one call of a compiled rule takes
 
 RULES: dict[str, Callable[[], Controller]] = {
   "clip_by_tail_quantile(1e-3)": lambda: law_of(clip_by_tail_quantile(1e-3)),
@@ -32,29 +32,30 @@ RULES: dict[str, Callable[[], Controller]] = {
   "AutoClip": autoclip,
   "20 times the mean": moving_mean,
 }
-"""The rules with their defaults, by name; of each a function that makes it."""
+"""The rules with their defaults, as functions that make them, by name."""
 
 
 def apply(
   norms: ArrayLike, rules: Mapping[str, Callable[[], Controller]] = RULES
 ) -> dict[str, np.ndarray]:
-  """What rules would have made of the norms of a log.
+  """Applies rules to the norms of a log.
 
-  It is what the rule does to norms that are given. In a run, what is clipped or
+  The norms are given and do not react. In a run, a step that is clipped or
   skipped changes the norms that follow.
 
   Args:
-    norms: one a step, [n]. Those that are not finite in float32 are dropped as
-      :func:`htga_optax.by_norm` drops them: 0, and no rule sees them.
-    rules: functions that make a law, by name. They are compiled together, once
-      as long as they are the same functions.
+    norms: one norm for each step, [n]. Norms that are not finite in float32 are
+      dropped, as in :func:`htga_optax.by_norm`: the result is 0, and no rule
+      gets them.
+    rules: functions that make a law, by name. They are compiled together. The
+      compiled program is reused for the same functions.
 
   Returns:
-    By rule the norm after it, float64 [n]: the norm itself where the step is
-    left alone, 0 where it is skipped.
+    By the name of the rule, the norms after it, float64 [n]: the norm itself
+    where the rule does not change the step, and 0 where it skips the step.
 
   Raises:
-    ValueError: norms that are negative or of several axes.
+    ValueError: the norms are negative or not one-dimensional.
 
   Examples:
     >>> import numpy as np
@@ -92,7 +93,7 @@ def apply(
 
 @functools.lru_cache(maxsize=64)
 def _compiled(makes: tuple[Callable[[], Controller], ...]) -> tuple[Any, Any]:
-  """The first states of rules, and (states, norms) -> (states, factors)."""
+  """The initial states of rules, and (states, norms) -> (states, factors)."""
   controllers = [make() for make in makes]
 
   def step(states, r):

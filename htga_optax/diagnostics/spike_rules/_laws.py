@@ -1,4 +1,4 @@
-"""The laws: of a norm, and of what the rule remembers of those before it."""
+"""Implements each rule as a law of one norm, with a state of earlier norms."""
 
 from typing import NamedTuple, cast
 
@@ -11,8 +11,9 @@ import optax
 from htga_optax import _checks
 from htga_optax._by_norm import Controller
 
-_LARGEST = 3e38
-# AutoClip's intervals: float32 numbers of 9 bits, from 2^-32 to 2^32.
+_LARGEST = 3e38  # the level of AdaGC before the first norm
+# The intervals of AutoClip are those between float32 numbers of 9 bits, from
+# 2^-32 to 2^32.
 _DEPTH, _DROPPED, _FIRST = 6 + 9, 23 - 9, (127 - 32) << 9
 
 
@@ -21,23 +22,23 @@ def _one_more(count: jax.Array) -> jax.Array:
 
 
 def _down_to(most: jax.Array, r: jax.Array) -> jax.Array:
-  """The factor that makes a norm r one of at most `most`."""
+  """The factor that scales a norm r down to at most `most`."""
   exceeds = r > most
   return jnp.where(exceeds, most / jnp.where(exceeds, r, 1.0), 1.0)
 
 
 def law_of(transformation: optax.GradientTransformation) -> Controller:
-  """The law of one norm that a transformation is, which only scales.
+  """Makes a law of one norm from a transformation that only scales updates.
 
   Args:
-    transformation: what multiplies an update by a number that depends on its
-      norm, as `optax.clip_by_global_norm` does.
+    transformation: a transformation that multiplies an update by a number that
+      depends on its norm, as `optax.clip_by_global_norm` does.
 
   Returns:
-    The law; its state is that of the transformation.
+    The law. Its state is the state of the transformation.
 
   Raises:
-    TypeError: it is no gradient transformation.
+    TypeError: the argument is not a gradient transformation.
 
   Examples:
     >>> import optax
@@ -71,32 +72,32 @@ def mean_and_deviations(
   *,
   skip: bool = True,
 ) -> Controller:
-  r"""Skips or clips beyond the mean and some deviations of the last norms.
+  r"""Skips or clips a step far above the mean of the last norms.
 
   .. math:: r_t > \bar r + c \, s
 
-  with the mean and the standard deviation of the last 128 norms before this
-  one. It acts once there are 64. The window keeps every norm as it was, so that
-  a new level becomes the baseline.
+  Here :math:`\bar r` is the mean and s the standard deviation of the last 128
+  norms before this one. The rule acts once there are 64 norms. The window keeps
+  every norm unclipped, so that a new level becomes the baseline.
 
   With 6 deviations and `skip` it is the rule of OLMo-core
   (`SkipStepOptimizer`), Levanter (`SkipStepConfig`) and MaxText
-  (`skip_step_on_spikes`), which do the same with the loss. With 3 and
-  `skip=False` it is Levanter's `clip_update_by_historical_norm`, which stands
-  behind Adam and so takes the norms of updates.
+  (`skip_step_on_spikes`), which apply it to the loss as well. With 3 deviations
+  and `skip=False` it is `clip_update_by_historical_norm` of Levanter, which
+  comes after Adam and therefore takes the norms of updates.
 
   Args:
     deviations: c.
-    window_size: how many norms (static); None for 128. It acts from half as
-      many on.
-    skip: whether such a step is skipped instead of clipped at the bound.
+    window_size: how many norms (static); None for 128. The rule acts once half
+      as many are there.
+    skip: whether such a step is skipped; otherwise it is clipped at the bound.
 
   Returns:
     The law.
 
   Raises:
     TypeError: the size is not a static integer.
-    ValueError: the deviations are negative, or the size below 1.
+    ValueError: `deviations` is negative, or the size is below 1.
   """
   _checks.check_scale("deviations", deviations)
   window_size = _checks.check_size("window_size", window_size, 128)
@@ -134,7 +135,7 @@ def zclip(
   *,
   max_norm: ArrayLike | None = None,
 ) -> Controller:
-  r"""ZClip: clips at a distance from a moving mean that falls with the spike.
+  r"""ZClip: clips a step by the distance of its norm from a moving mean.
 
   .. math::
     z = \frac{r - m}{s + 10^{-6}} > z_0 \quad\Rightarrow\quad
@@ -142,26 +143,26 @@ def zclip(
     m \leftarrow d m + (1-d) r', \quad
     s^2 \leftarrow d s^2 + (1-d) (r' - m)^2
 
-  The moments are fed by what has been clipped, and the first 25 norms start
-  them.
+  A larger spike is clipped to a smaller norm. The moments m and s are computed
+  from the clipped norms, and begin with those of the first 25 norms.
 
   Args:
     z_most: z_0.
     decay: d, per step.
-    warm_up: how many norms start the moments (static); None for 25. None of
-      them is clipped but by `max_norm`.
-    max_norm: a fixed bound of the norm on top, which does not enter the
-      moments. Their code has 1 there unless told not to, and then most of what
-      it does to a run whose norms are above 1 is done by that bound. None for
-      the rule alone.
+    warm_up: how many norms the moments begin with (static); None for 25. Only
+      `max_norm` clips these.
+    max_norm: an additional fixed bound of the norm, which does not affect the
+      moments. The authors' code has a default of 1 here. In a run whose norms
+      are above 1, that bound then does most of the clipping. None for the rule
+      alone.
 
   Returns:
     The law.
 
   Raises:
     TypeError: the size is not a static integer.
-    ValueError: z_most or max_norm not positive, decay outside [0, 1), or the
-      size below 1.
+    ValueError: `z_most` or `max_norm` is not positive, `decay` is outside
+      [0, 1), or the size is below 1.
 
   References:
     Kumar, Owen, Chowdhury and Güra (2025), ZClip: adaptive spike mitigation for
@@ -213,29 +214,30 @@ def adagc(
   *,
   max_norm: ArrayLike = 1.0,
 ) -> Controller:
-  r"""AdaGC: clips at a multiple of the moving mean of what it has clipped.
+  r"""AdaGC: clips at a multiple of the moving mean of the clipped norms.
 
   .. math::
     r' = \min(r, \lambda \gamma), \qquad
     \gamma \leftarrow d \gamma + (1-d) r'
 
-  Before step 100 it clips at a norm of 1, and gamma is the smallest norm that
-  came out of that. The authors run it on every tensor, with the clip of the
-  warm-up on the norm of all: `by_norm(adagc(), per_layer=True)` is that but for
-  the warm-up, which is per layer too. A norm of 0 in the warm-up stops it for
-  good.
+  Before step 100 it clips at a norm of 1, and gamma is the smallest of these
+  clipped norms. The authors apply the rule to every tensor, and the clip of the
+  warm-up to the norm of all tensors. `by_norm(adagc(), per_layer=True)` does
+  the same, except that its warm-up is per layer too. A norm of 0 in the warm-up
+  stops the training, because every step after the warm-up is clipped to 0.
 
   Args:
     relative: lambda.
     decay: d, per step.
     warm_up: the first step that is clipped at the moving mean, counted from 1.
-    max_norm: the norm at which steps before it are clipped.
+    max_norm: the norm at which earlier steps are clipped.
 
   Returns:
     The law.
 
   Raises:
-    ValueError: relative or max_norm not positive, decay outside [0, 1).
+    ValueError: `relative` or `max_norm` is not positive, or `decay` is outside
+      [0, 1).
 
   References:
     Wang, Li et al. (2025), AdaGC: improving training stability for large
@@ -268,19 +270,19 @@ class _AutoClipState(NamedTuple):
 def autoclip(percentile: ArrayLike = 10.0) -> Controller:
   r"""AutoClip: clips at a percentile of all norms so far, this one included.
 
-  To know the percentile of a history without a bound, a binary tree counts how
-  many norms were in each of 32,768 intervals between 2e-10 and 4e9. So the
-  percentile is that of norms which are rounded up by at most 1 part in 512. The
-  state takes 256 kB.
+  The history is unbounded. Therefore a binary tree counts how many norms were
+  in each of 32,768 intervals between 2e-10 and 4e9. The result is the
+  percentile of norms that are rounded up by at most 1 part in 512. The state
+  takes 256 kB.
 
   Args:
-    percentile: of all norms, in percent, 0 to 100.
+    percentile: the percentile, from 0 to 100.
 
   Returns:
     The law.
 
   Raises:
-    ValueError: a percentile outside [0, 100].
+    ValueError: the percentile is outside [0, 100].
 
   References:
     Seetharaman et al. (2020), AutoClip: adaptive gradient clipping for source
@@ -291,7 +293,7 @@ def autoclip(percentile: ArrayLike = 10.0) -> Controller:
   )
 
   def at_rank(counts, rank):
-    """The upper end of the interval of the norm with so many below it."""
+    """The upper end of the interval of the norm at a rank, counted from 0."""
     node = 1
     for _ in range(_DEPTH):
       below = counts[2 * node]
@@ -326,26 +328,26 @@ class _MovingMeanState(NamedTuple):
 def moving_mean(
   multiple: ArrayLike = 20.0, decay: ArrayLike = 0.99
 ) -> Controller:
-  r"""Skips a step whose norm is a multiple of the moving mean.
+  r"""Skips a step whose norm is at least a multiple of the moving mean.
 
   .. math:: r_t \geq c \, m
 
-  with the bias-corrected moving mean of the norms that were not skipped: the
-  rule of axlearn (`skip_and_clip_by_global_norm` with
-  `drop_norm_by_grad_norm_ema`). As in its code the mean is 1 before the first
-  norm, and a skipped norm does not enter. So every step of a run is skipped
-  whose norms begin at 20 and stay there, and so is all that follows a level
-  that rises twentyfold at once.
+  Here m is the bias-corrected moving mean of the norms that were not skipped.
+  It is the rule of axlearn (`skip_and_clip_by_global_norm` with
+  `drop_norm_by_grad_norm_ema`). As in that code, the mean is 1 before the first
+  norm, and skipped norms do not enter it. Therefore the rule skips every step
+  of a run whose norms begin at 20 and stay there. It also skips every step
+  after a level rises twentyfold at once.
 
   Args:
     multiple: c.
-    decay: of the mean, per step.
+    decay: the decay of the mean, per step.
 
   Returns:
     The law.
 
   Raises:
-    ValueError: multiple not positive, decay outside (0, 1).
+    ValueError: `multiple` is not positive, or `decay` is outside (0, 1).
   """
   _checks.check_number("multiple", multiple, lambda v: v > 0, "be positive")
   _checks.check_number("decay", decay, lambda v: 0 < v < 1, "be in (0, 1)")

@@ -1,20 +1,24 @@
-"""A verdict on the norms of a run: numbers from a log, and sentences.
+"""Examines the norms in a log, and explains the result in sentences.
 
-A column of norms is taken out of a log in order of steps (:func:`take`). The
-verdict rests on its last values, and says what holds over the whole run:
+:func:`take` reads a column of norms from a log, in order of steps.
+:func:`examine` computes these parts of the verdict from the last values:
 
-    tail index     Hill's estimate from the largest tenth, its interval for
-                   dependent values and its drift
-                   (:mod:`htga_optax.intervals`)
-    laws           fitted to values so far apart that they hardly depend on one
-                   another, and tested by a parametric bootstrap
-                   (:mod:`htga_optax.diagnostics.fits`)
-    clip           what `clip_by_tail_quantile` does on the last norms
+tail index
+  Hill's estimate from the largest tenth, its interval for dependent values and
+  its drift (:mod:`htga_optax.intervals`).
+laws
+  Laws are fitted to values that are so far apart that they are nearly
+  independent. A parametric bootstrap tests them
+  (:mod:`htga_optax.diagnostics.fits`).
+clip
+  What `clip_by_tail_quantile` does on the last norms.
 
-and, over the whole run, on the level around each value:
+It computes these parts from the whole run:
 
-    spikes         the largest, with the loss before and after
-    divergence     a level that grew a thousandfold; such a run has no law
+spikes
+  The largest norms over the level around them, with the loss before and after.
+divergence
+  A level that grew a thousandfold. No law is tested for such a run.
 
 A law that is not rejected need not be right: two thousand norms cannot tell a
 power law from a lognormal law with a wide tail.

@@ -1,4 +1,4 @@
-"""Whether a run diverged, so that its norms have no law."""
+"""Finds out whether a run diverged; the norms of such a run have no law."""
 
 from typing import NamedTuple
 
@@ -6,20 +6,20 @@ import numpy as np
 
 from htga_optax.diagnostics.verdicts import _rows
 
-GROWTH = 1e3  # of the level, beyond which a run has diverged
-STRETCH = 20  # norms whose median is the level
-_PARTS = 20  # of a run; the lowest level of an earlier part is that before
-_NEAR_ZERO = 1e-2  # of the lower quartile of the levels: no level to grow from
+GROWTH = 1e3  # a run whose level grows by more than this factor has diverged
+STRETCH = 20  # the level is the median of so many norms
+_PARTS = 20  # of a run; the level before is the lowest of the earlier parts
+_NEAR_ZERO = 1e-2  # levels below this share of their lower quartile are ignored
 
 
 class Divergence(NamedTuple):
-  """A level that grew beyond `GROWTH`, or norms that are no longer finite.
+  """A level that grew by more than `GROWTH`, or norms that ceased to be finite.
 
   Attributes:
-    step: where it begins.
+    step: the step at which the divergence begins.
     before: the lowest level of an earlier twentieth of the run.
-    largest: the largest finite norm from there on; 0 if there is none.
-    nonfinite: how many norms are not finite, or too large, from there on.
+    largest: the largest finite norm from this step on; 0 if there is none.
+    nonfinite: how many norms from this step on are not finite or too large.
   """
 
   step: float
@@ -29,22 +29,23 @@ class Divergence(NamedTuple):
 
 
 def divergence(rows: _rows.Rows, window: int) -> Divergence | None:
-  """Finds out whether the last norms of a run are those of one that diverged.
+  """Finds out whether a run had diverged in its last norms.
 
-  The level is the median of `STRETCH` norms, of which those that are infinite
-  or too large are the largest. So is nan at the end of a run, if more follow
-  the last number than stand between any two: elsewhere it may be a row in which
-  nothing was logged. A level above `GROWTH` times the lowest one of an earlier
-  twentieth of the run is no spike. Levels near 0 do not count: zero
-  initialization makes a run begin with them. Where a run has come back from
-  such a level before its last `window` norms, it counts as sound.
+  The level is the median of `STRETCH` norms. Norms that are infinite or too
+  large count as the largest of these. A nan at the end of a run counts as
+  infinite if more of them follow the last number than there are between any two
+  numbers. Other nan may be rows in which nothing was logged, and are ignored. A
+  run has diverged if its level is above `GROWTH` times the lowest level of an
+  earlier twentieth of the run. It has not diverged if its level is below that
+  bound again before its last `window` norms. Earlier levels near 0 are ignored,
+  because a run with zero initialization begins with them.
 
   Args:
-    rows: the norms over the whole run.
-    window: how many of the last norms a verdict rests on.
+    rows: the norms of the whole run.
+    window: how many of the last norms a verdict uses.
 
   Returns:
-    The :class:`Divergence`, or None.
+    The :class:`Divergence`; None if the run has not diverged.
   """
   if rows.values.size < 2 * STRETCH:
     return None
@@ -59,7 +60,7 @@ def divergence(rows: _rows.Rows, window: int) -> Divergence | None:
   counted = np.where(medians < _NEAR_ZERO * usual, np.inf, medians)
   lowest = np.minimum.accumulate(counted)
   ends = np.cumsum([part.size for part in parts])
-  # The last stretch ends with the run, the first begins in the second part.
+  # The last stretch ends with the run; the first begins in the second part.
   count = (norms.size - ends[0]) // STRETCH
   begin = norms.size - STRETCH * np.arange(count, 0, -1)
   levels = np.median(norms[begin[0] :].reshape(count, STRETCH), axis=1)
@@ -78,7 +79,7 @@ def divergence(rows: _rows.Rows, window: int) -> Divergence | None:
 
 
 def _lost(rows: _rows.Rows) -> np.ndarray:
-  """The steps of the norms that count as infinite, never falling."""
+  """The steps of the norms that count as infinite, in ascending order."""
   lost = [rows.left_out.get(name, []) for name in ("infinite", "too large")]
   missing = rows.left_out.get("nan", np.zeros(0))
   after = np.searchsorted(rows.steps, missing, side="right")

@@ -1,4 +1,4 @@
-"""The numbers of a verdict."""
+"""Computes the numbers of a verdict from a log."""
 
 from collections.abc import Callable, Mapping
 import functools
@@ -12,40 +12,42 @@ from htga_optax import _checks, estimators, intervals, order_statistics
 from htga_optax.diagnostics import fits, logs
 from htga_optax.diagnostics.verdicts import _clip, _divergence, _rows, _spikes
 
-WINDOW = 2048  # how many values a verdict rests on, unless the user says
-FEWEST = 100  # values that a verdict needs
-UNTIED = 0.9  # the share of different values beyond which ties do not matter
-REPLICATIONS = 99  # of each bootstrap
-LEVEL = 0.05  # of the tests
-_BLOCKS = 40  # windows over the run, at most
+WINDOW = 2048  # how many of the last values a verdict uses by default
+FEWEST = 100  # how many values a verdict needs
+UNTIED = 0.9  # ties do not matter if a larger share of the values is distinct
+REPLICATIONS = 99  # the number of samples of each bootstrap
+LEVEL = 0.05  # the level of the tests
+_BLOCKS = 40  # the largest number of windows over the run
 
 
 class Verdict(NamedTuple):
-  """What :func:`examine` finds in a column of a log.
+  """The result of :func:`examine` for a column of a log.
 
   Attributes:
-    rows: the column over the whole run, and what is left out of it.
+    rows: the column over the whole run, and the values that are left out.
     values: the absolute values of the last window, [W].
     steps: the steps of these values, [W].
-    window: how many values were asked for; W is smaller in a short run.
-    divergence: where the run diverged; None if it did not. A run that diverged
-      has no tail: the index is nan, all that rests on it is empty or None.
+    window: the requested number of values; W is smaller in a short run.
+    divergence: where the run diverged; None if it did not. After a divergence
+      no tail is examined: the index is nan, and the fields that depend on it
+      are empty or None.
     spikes: the largest norms of the run over the level around them.
     distinct: how many different values the window has.
-    resolution: the step of which all values of the window are multiples, if
-      they are rounded; 0 if not.
+    resolution: the number of which all values of the window are multiples, if
+      they are rounded; else 0.
     tail_index: Hill's estimate from the window.
-    interval: its interval of nominally 95 %, for dependent values.
+    interval: the interval of the tail index, nominally of 95 %, for dependent
+      values.
     series: dependence, bias and drift of the window.
-    blocks: for windows over the run, [4, blocks]: steps, tail indices, the
+    blocks: for windows over the run, [4, blocks]: steps, tail indices, and the
       lower and the upper ends of their intervals.
-    thinned: every `stride`-th value of the window, with its sign; the laws of
+    thinned: every `stride`-th value of the window, with its sign. The laws of
       tails are fitted to these.
-    stride: 1 if large values are as good as independent.
-    k: how many values of `thinned` are the tail.
-    apart: values of the window, `lag` steps apart, with their signs; the laws
-      of all values are fitted to these.
-    lag: the first lag at which the ranks have a correlation below 0.1.
+    stride: 1 if large values are nearly independent.
+    k: how many values of `thinned` form the tail.
+    apart: values of the window that are `lag` rows apart, with their signs. The
+      laws of all values are fitted to these.
+    lag: the first lag at which the correlation of the ranks is below 0.1.
     tests: one test for each law that can be fitted.
     clip: what :func:`htga_optax.clip_by_tail_quantile` does on the last norms,
       at a rate of `CLIPPED`; None if the run diverged.
@@ -77,24 +79,25 @@ def examine(
   column: str | None = None,
   window: int = WINDOW,
 ) -> Verdict:
-  """Examines a column of norms.
+  """Examines a column of norms in a log.
 
   Args:
-    columns: a log: what :func:`htga_optax.diagnostics.logs.read` returns, or
-      what :func:`htga_optax.diagnostics.logs.columns` takes. A column of steps
-      is optional; :func:`take` finds it.
+    columns: the log: the result of :func:`htga_optax.diagnostics.logs.read`, or
+      anything that :func:`htga_optax.diagnostics.logs.columns` takes. A column
+      of steps is optional; :func:`take` finds it.
     column: the name of the column; if None, :func:`take` finds one. If it has
-      negative values, laws with two tails are fitted to it, and everything else
-      is about absolute values.
-    window: the verdict rests on at most so many of the last values.
+      negative values, laws with two tails are fitted to it; everything else is
+      computed from the absolute values.
+    window: the verdict rests on at most this many of the last values.
 
   Returns:
     The :class:`Verdict`.
 
   Raises:
     ImportError: scipy is missing.
-    ValueError: there is no such column; the run did not diverge, and has fewer
-      than `FEWEST` values that are finite and not 0, or the largest are equal.
+    ValueError: there is no such column; or the run did not diverge, and it has
+      fewer than `FEWEST` values that are finite and not 0, or its largest
+      values are equal.
 
   Examples:
     >>> import numpy as np
@@ -114,7 +117,7 @@ def examine(
   diverged = _divergence.divergence(rows, window)
   if x.size < FEWEST and not diverged:
     raise ValueError(
-      f"{name} has {x.size} values that are finite and not 0; a verdict takes"
+      f"{name} has {x.size} values that are finite and not 0; a verdict needs"
       f" {FEWEST}."
       + f" {_rows.on_what_is_left_out(rows)}"
       * bool(rows.left_out)
@@ -136,7 +139,7 @@ def examine(
 
 
 def _no_tail() -> dict[str, Any]:
-  """The fields of a verdict on a tail, for a run that diverged."""
+  """The fields of a verdict that describe the tail, for a run that diverged."""
   nan, none = math.nan, np.zeros(0)
   return {
     "tail_index": nan,
@@ -154,11 +157,11 @@ def _no_tail() -> dict[str, Any]:
 
 
 def _tail(rows: _rows.Rows, size: int) -> dict[str, Any]:
-  """The fields of a verdict on the tail of the last values."""
+  """The fields of a verdict that describe the tail of the last values."""
   x, k = rows.values, size // 10
   ends = np.unique(np.linspace(size, x.size, _BLOCKS).astype(int))
   windows = np.stack([np.abs(x[end - size : end]) for end in ends])
-  # In units of the median, so that float32 holds them.
+  # Divided by the median, so that float32 holds the values.
   medians = np.median(windows, axis=1)
   scaled = np.asarray(windows / medians[:, None], np.float32)
   examiner = _examiner(k)
@@ -166,9 +169,9 @@ def _tail(rows: _rows.Rows, size: int) -> dict[str, Any]:
   alphas, limits, series = jax.tree.map(lambda *v: np.stack(v), *found)
   if not math.isfinite(alphas[-1]):
     raise ValueError(
-      f"{rows.column} has no tail to speak of: its {k + 1} largest values of"
-      f" the last {size} are equal. If they are norms behind a clip, log those"
-      " before it."
+      f"{rows.column} has no tail: the {k + 1} largest of its last {size}"
+      " values are equal. If these norms are clipped, log the norms before the"
+      " clip."
     )
   last = jax.tree.map(lambda v: float(v[-1]), series)
   stride = math.ceil(last.variance_inflation - 0.5)
@@ -192,7 +195,7 @@ def _tail(rows: _rows.Rows, size: int) -> dict[str, Any]:
 
 @functools.lru_cache
 def _examiner(k: int) -> Callable[[jax.Array], Any]:
-  """A function of a window: tail index, interval and :class:`Series`."""
+  """A jitted function of a window: tail index, interval and `Series`."""
 
   def examined(values):
     series = intervals.examine(order_statistics.sorted_window(values), k)
@@ -205,7 +208,7 @@ def _examiner(k: int) -> Callable[[jax.Array], Any]:
 def _layers(
   columns: Mapping[str, np.ndarray], rows: _rows.Rows
 ) -> dict[str, np.ndarray]:
-  """The norms per layer, of the first column of norms that has some."""
+  """The norms per layer, for the first column of norms that has them."""
   for prefix in (rows.column, *_rows.NORMS):
     found = {
       name.removeprefix(f"{prefix}/"): np.abs(np.asarray(x, float)[rows.places])
@@ -218,7 +221,7 @@ def _layers(
 
 
 def _rounding(values: np.ndarray) -> tuple[int, float]:
-  """How many values differ, and the step of which all are multiples, or 0."""
+  """How many values differ; the number of which all are multiples, or 0."""
   different = np.unique(values)
   if different.size > UNTIED * values.size or different.size < 3:
     return different.size, 0.0
@@ -240,7 +243,7 @@ def _lag(x: np.ndarray) -> int:
 def _tests(
   thinned: np.ndarray, k: int, apart: np.ndarray
 ) -> list[fits.Goodness]:
-  """Tests each law that can be fitted to so many values of these signs."""
+  """Tests each law that suits the number and the signs of the values."""
   tests, sizes = [], np.abs(thinned)
   above = int(np.sum(sizes > np.sort(sizes)[-(k + 1)]))
   for name, law in fits.LAWS.items():
@@ -260,6 +263,6 @@ def _tests(
 
 def rejected(test: fits.Goodness) -> bool:
   """Whether a test rejects its law at 5 %."""
-  # Two tests at half the level each.
+  # Two tests, each at half the level.
   smaller = min(test.ks_pvalue, test.anderson_darling_pvalue)
   return smaller < LEVEL / 2

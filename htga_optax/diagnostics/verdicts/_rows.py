@@ -1,10 +1,10 @@
-"""The values of a column in order of steps, and what is left out of it.
+"""Puts the values of a column in order of steps, and leaves some of them out.
 
-A log has a value in some rows and a step in some rows. A value takes the step
-of its own row, or else of the nearest row before it that has one. Where the
-step jumps back, a run was resumed: what it had done from that step on is done
-again, and the last time counts. Values that share a step without a jump all
-count.
+Values and steps may be missing in some rows of a log. A value takes the step of
+its own row; if that has none, it takes the step of the nearest row before it
+that has one. A step that jumps back means that a run was resumed and repeats
+the steps from there on; of these only the last repetition counts. Values that
+share a step without a jump all count.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ _REASONS = {
   "infinite": "infinite",
   "0": "equal to 0",
   "too large": f"beyond {_TOO_LARGE:.0e} times the median",
-  "again": "of steps that come again",
+  "again": "of steps that are repeated later",
 }
 
 
@@ -47,20 +47,21 @@ class Rows(NamedTuple):
   """A column of a log, in order of steps.
 
   Attributes:
-    column: its name in the log.
+    column: the name of the column in the log.
     values: its values that are finite and not 0, float64 [n].
-    steps: their steps, never falling, [n]; numbers of rows where there is no
-      column of steps.
-    places: the number of the row of each, from 0 on, [n].
-    loss: the loss of the same row, or the last at this step or before it, [n];
-      nan before the first; None if the log has none.
+    steps: the steps of these values, in ascending order, [n]; numbers of rows
+      if there is no column of steps.
+    places: the row of each value in the log, counted from 0, [n].
+    loss: the loss of each row, [n]; in a row without a loss the last one at
+      this step or before it, and nan before the first. None if the log has no
+      loss.
     clock: the name of the column of steps; None if rows are counted.
-    stride: how many steps one value comes after the other, mostly; below 1 if
-      several share a step, and 1 if rows are counted.
-    jumps: where the step jumps back, from and to, [jumps, 2].
-    left_out: the steps of what is left out, by reason: "no value" (a row
-      without a number), "nan", "infinite", "0", "too large" (beyond 1e30 times
-      the median) and "again" (the step comes again later).
+    stride: the median number of steps between values; below 1 if several values
+      share a step, and 1 if rows are counted.
+    jumps: the steps from which and to which the step jumps back, [jumps, 2].
+    left_out: the steps of the values that are left out, by reason: "no value"
+      (a row without a number), "nan", "infinite", "0", "too large" (above 1e30
+      times the median) and "again" (the step is repeated later).
   """
 
   column: str
@@ -75,11 +76,12 @@ class Rows(NamedTuple):
 
 
 def take(columns: Mapping[str, np.ndarray], column: str | None = None) -> Rows:
-  """Takes a column of norms out of a log.
+  """Reads a column of norms from a log, in order of steps.
 
   Args:
-    columns: as :func:`htga_optax.diagnostics.logs.columns` returns them.
-    column: its name; if None, the first that is found by a name of `NORMS`.
+    columns: the log, as :func:`htga_optax.diagnostics.logs.columns` returns it.
+    column: the name of the column; if None, the first that has a name of
+      `NORMS`.
 
   Returns:
     The :class:`Rows`.
@@ -90,7 +92,7 @@ def take(columns: Mapping[str, np.ndarray], column: str | None = None) -> Rows:
   name = _name(columns, column)
   clock, steps = _clock(columns, name)
   rows, jumps = _timeline(columns[name], steps)
-  if rows is None:  # not the steps of a run that was resumed
+  if rows is None:  # these steps are not those of a resumed run
     clock, steps = None, np.arange(1.0, steps.size + 1)
     rows, _ = _timeline(columns[name], steps)
   assert rows is not None
@@ -126,7 +128,7 @@ def take(columns: Mapping[str, np.ndarray], column: str | None = None) -> Rows:
 
 
 def on_what_is_left_out(rows: Rows) -> str:
-  """The sentence on what is left out, with its reasons."""
+  """The sentence on the values that are left out, with the reasons."""
   parts = [f"{x.size} {_REASONS[name]}" for name, x in rows.left_out.items()]
   return f"Left out of {rows.column}: {', '.join(parts)}."
 
@@ -134,9 +136,9 @@ def on_what_is_left_out(rows: Rows) -> str:
 def curve(
   columns: Mapping[str, np.ndarray], name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-  """The steps and the values of any column, in order of steps.
+  """Returns the steps and the values of any column, in order of steps.
 
-  Values that are not finite are left in.
+  Values that are not finite are included.
   """
   _, steps = _clock(columns, name)
   rows, _ = _timeline(columns[name], steps)
@@ -149,16 +151,16 @@ def curve(
 def beside(
   columns: Mapping[str, np.ndarray], rows: Rows, name: str
 ) -> np.ndarray:
-  """Another column at the rows of a column.
+  """Returns the values of another column at the given rows.
 
   Args:
     columns: the log.
-    rows: what :func:`take` returned for it.
-    name: of the other column.
+    rows: the result of :func:`take` for this log.
+    name: the name of the other column.
 
   Returns:
-    Its value in the same row, or the last one at this step or before it, [n];
-    nan before the first.
+    The values of that column, [n]. In a row without a value it is the last one
+    at this step or before it, and nan before the first.
   """
   steps = np.arange(1.0, len(columns[name]) + 1)
   if rows.clock is not None:
@@ -171,11 +173,13 @@ def _name(columns: Mapping[str, np.ndarray], column: str | None) -> str:
   if column is None:
     column = logs.find(columns, NORMS)
   elif column not in columns:
-    raise ValueError(f"no column of numbers {column}; there are: {there}.")
+    raise ValueError(
+      f"the log has no column of numbers {column}; it has: {there}."
+    )
   if column is None:
     raise ValueError(
-      f"no column of norms ({', '.join(NORMS)}); name one with --column, of:"
-      f" {there}."
+      f"the log has no column of norms (known names: {', '.join(NORMS)});"
+      f" choose one with --column, of: {there}."
     )
   return column
 
@@ -183,7 +187,7 @@ def _name(columns: Mapping[str, np.ndarray], column: str | None) -> str:
 def _clock(
   columns: Mapping[str, np.ndarray], name: str
 ) -> tuple[str | None, np.ndarray]:
-  """The column of steps, and a step for each row."""
+  """The name of the column of steps (or None), and a step for each row."""
   count = len(columns[name])
   # wandb counts its own calls in `_step`.
   clock = logs.find(columns, STEPS, name) or logs.find(columns, ["_step"])
@@ -199,10 +203,10 @@ def _clock(
 def _timeline(
   values: np.ndarray, steps: np.ndarray
 ) -> tuple[np.ndarray | None, np.ndarray]:
-  """The rows with a value whose step does not come again, and the jumps back.
+  """The rows with a value whose step is not repeated, and the jumps back.
 
-  The rows are None if more than half come again: such a step counts within an
-  epoch, or it is out of order.
+  The rows are None if more than half are repeated. Then the step counts within
+  an epoch, or the rows are out of order.
   """
   rows = np.flatnonzero(~np.ma.getmaskarray(values))
   at = steps[rows]

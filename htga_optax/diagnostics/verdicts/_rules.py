@@ -1,4 +1,4 @@
-"""What rules that people run do with the spikes of a run."""
+"""Applies the rules that people use against spikes to the norms of a log."""
 
 from typing import NamedTuple
 
@@ -7,17 +7,18 @@ import numpy as np
 from htga_optax.diagnostics import spike_rules
 from htga_optax.diagnostics.verdicts import _examine
 
-MEMORY = 4096  # norms before a spike that the rules see, in a longer run
-_SAME = 1e-5  # relative, of norms in float32
+MEMORY = 4096  # in a longer run, how many norms up to a spike the rules get
+_SAME = 1e-5  # relative difference below which float32 norms count as equal
 
 
 class Outcome(NamedTuple):
-  """What a rule does.
+  """What a rule does with the norms of a log.
 
   Attributes:
-    after: for each spike the norm after the rule: the norm itself if it leaves
-      that as it is, 0 if it skips the step.
-    share: of all norms that it was run over, how many it changes.
+    after: for each spike, the norm after the rule. It is the norm itself if the
+      rule does not change it, and 0 if the rule skips the step.
+    share: the share of norms that the rule changes, among those that it was
+      applied to.
   """
 
   after: list[float]
@@ -25,18 +26,19 @@ class Outcome(NamedTuple):
 
 
 def under_rules(found: _examine.Verdict) -> dict[str, Outcome]:
-  """Runs every rule of `spike_rules` over the norms of a log.
+  """Applies every rule of `spike_rules` to the norms of a log.
 
-  The norms are those that were logged. Had a rule acted, the training might
-  have gone another way, and later norms be others.
+  The norms are those that were logged. If a rule had acted in the run, the
+  training might have taken another course, with other norms afterwards.
 
   Args:
-    found: what :func:`verdicts.examine` returned.
+    found: the result of :func:`examine`.
 
   Returns:
-    By rule, what it does with each spike of `found.spikes.listed`; an empty
-    mapping if there is none. In a run of more than `MEMORY` norms the rules
-    see, of each spike, that many of the last norms up to it.
+    The :class:`Outcome` of each rule on the spikes of `found.spikes.listed`, by
+    the name of the rule; an empty mapping if there are no spikes. In a run of
+    more than `MEMORY` norms the rules get, for each spike, the last `MEMORY`
+    norms up to it.
   """
   places = [spike.row for spike in found.spikes.listed]
   listed = np.searchsorted(found.rows.places, places)
@@ -46,7 +48,7 @@ def under_rules(found: _examine.Verdict) -> dict[str, Outcome]:
   size = min(norms.size, MEMORY)
   starts = np.maximum(listed - size + 1, 0)
   after: dict[str, np.ndarray] = {}
-  for start in np.unique(starts)[::-1]:  # what was before a spike counts last
+  for start in np.unique(starts)[::-1]:  # the earliest stretch is written last
     stretch = slice(start, start + size)
     for rule, result in spike_rules.apply(norms[stretch]).items():
       after.setdefault(rule, np.full(norms.size, np.nan))[stretch] = result
@@ -60,5 +62,5 @@ def under_rules(found: _examine.Verdict) -> dict[str, Outcome]:
 
 
 def is_same(norm: float, after: float) -> bool:
-  """Whether a rule has left a norm as it was."""
+  """Whether a rule leaves a norm unchanged."""
   return abs(after - norm) <= _SAME * norm

@@ -1,4 +1,4 @@
-"""What holds over the whole run, and of its rows, in sentences."""
+"""Writes the sentences of a verdict on the whole run and on its rows."""
 
 import math
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from htga_optax.diagnostics.verdicts import _examine, _rows
 
-_PARTS = 10  # of the run, of which medians are taken
-_SHOWN = 3  # jumps that are named
+_PARTS = 10  # of the run; the medians of these parts are compared
+_SHOWN = 3  # how many jumps are named
 
 
 def on_run(found: _examine.Verdict) -> str:
-  """Which stretch the verdict rests on, and what holds outside of it."""
+  """Which values the verdict rests on, and what holds over the whole run."""
   rows, size = found.rows, found.values.size
   n, alphas = rows.values.size, found.blocks[1]
   which = f"the last {size} of {n}" if size < n else f"all {n}"
@@ -27,8 +27,8 @@ def on_run(found: _examine.Verdict) -> str:
     overlap = ", which overlap" if alphas.size * size > n else ""
     said.append(
       f"Over the run the tail index is below 2 in {below} of {alphas.size}"
-      f" windows of {size} values{overlap} (from {np.nanmin(alphas):.2g} to"
-      f" {np.nanmax(alphas):.2g})."
+      f" windows of {size} values{overlap} (indices from"
+      f" {np.nanmin(alphas):.2g} to {np.nanmax(alphas):.2g})."
     )
   said.append(_on_level(rows))
   return " ".join(said)
@@ -40,8 +40,8 @@ def _on_level(rows: _rows.Rows) -> str:
   low, high = float(np.min(medians)), float(np.max(medians))
   if high < 1.5 * low:
     return (
-      f"The level stays: medians of tenths of the run are from {low:.3g} to"
-      f" {high:.3g}."
+      f"The level is stable: the medians of the {_PARTS} parts of the run are"
+      f" between {low:.3g} and {high:.3g}."
     )
   changes = np.diff(np.log(medians))
   place = int(np.argmax(np.abs(changes)))
@@ -49,44 +49,46 @@ def _on_level(rows: _rows.Rows) -> str:
   move = "rises" if changes[place] > 0 else "falls"
   first, last = parts[place][0], parts[place + 1][-1]
   return (
-    f"The level moves: medians of tenths of the run go from {medians[0]:.3g} to"
-    f" {medians[-1]:.3g}; the largest change is between {unit(rows)}s"
+    f"The level changes: the medians of the {_PARTS} parts of the run go from"
+    f" {medians[0]:.3g} to {medians[-1]:.3g}. The largest change is between"
+    f" {unit(rows)}s"
     f" {rows.steps[first]:.0f} and {rows.steps[last]:.0f}, where the median"
     f" {move} by a factor of {factor:.2g}."
   )
 
 
 def on_rows(rows: _rows.Rows) -> list[str]:
-  """How far the rows are apart, and where the step jumps back."""
+  """The sentences on the distance of rows and on jumps of the step."""
   said, jumps = [], rows.jumps
   if rows.clock is None and jumps.size:
     said.append(
       f"The step jumps back {_times(len(jumps))}, and more than half of the"
-      " values are at steps that come again: it may count within an epoch."
-      " So rows are counted here."
+      " values are at steps that occur again. It may count within an epoch."
+      " Therefore rows are counted instead of steps."
     )
   elif jumps.size:
     places = [f"from {a:.0f} to {b:.0f}" for a, b in jumps[:_SHOWN]]
     places += [f"{len(jumps) - _SHOWN} more"] * (len(jumps) > _SHOWN)
     said.append(
-      f"The step jumps back {_times(len(jumps))}: {', '.join(places)}. A step"
-      " that comes again counts once, the last time."
+      f"The step jumps back {_times(len(jumps))}: {', '.join(places)}. Of a"
+      " step that is repeated, only the last repetition counts."
     )
   if rows.clock is not None and rows.stride > 1:
     said.append(
       f"Rows are {rows.stride:.3g} steps apart. The steps between them are not"
-      " in this log; rates hold for them only if they are like the rows."
+      " in this log; rates hold for them only if their norms are like the"
+      " logged ones."
     )
   return said
 
 
 def unit(rows: _rows.Rows) -> str:
-  """What the places of values are called: step, or row."""
+  """The word for the position of a value: "step" or "row"."""
   return "row" if rows.clock is None else "step"
 
 
 def rate(rows: _rows.Rows, share: float) -> str:
-  """A share of the rows in words, per row and per step."""
+  """A share of the rows in words, as one of so many rows or steps."""
   every = round(1 / share)
   if rows.clock is None or rows.stride <= 1:
     return f"one {unit(rows)} in {every}"

@@ -1,4 +1,4 @@
-"""A verdict in sentences."""
+"""Writes a verdict in sentences."""
 
 from collections.abc import Mapping
 import math
@@ -16,24 +16,25 @@ from htga_optax.diagnostics.verdicts import (
   _spikes,
 )
 
-_DRIFT = 2.5  # standard scores; `track_tail_index` rejects beyond the same
-_TOLD = 3  # spikes, in sentences
-_EXCESSIVE = 5  # of 1024 clipped values, where one or two are stated
-_TOO_WIDE = 5.0  # the factor between the ends of an interval that says nothing
+_DRIFT = 2.5  # a standard score; `track_tail_index` has the same limit
+_TOLD = 3  # how many spikes are described in sentences
+_EXCESSIVE = 5  # more clips in 1024 values are too many; 1 or 2 are expected
+_TOO_WIDE = 5.0  # intervals whose ends differ by a larger factor are too wide
 
 
 def sentences(found: _examine.Verdict, columns: Any) -> list[str]:
-  """Puts a verdict into words.
+  """Describes a verdict in sentences.
 
   Args:
-    found: what :func:`examine` returned.
-    columns: the log, as :func:`examine` takes it; its `gradient_noise_scale`
-      is used if it is there.
+    found: the result of :func:`examine`.
+    columns: the log, as in :func:`examine`. Its column `gradient_noise_scale`
+      is used if there is one.
 
   Returns:
-    A list of paragraphs. On the tail: index, drift, dependence, laws, clip,
-    batch size, ties if there are any, and the whole run; or that the run
-    diverged. Then spikes, rows, and what was left out.
+    A list of paragraphs. If the run diverged, the first says so. Otherwise the
+    first paragraphs describe the tail: index, drift, dependence, laws, clip,
+    batch size, ties if there are any, and the whole run. Then follow spikes,
+    rows, and the values that were left out.
   """
   if found.divergence:
     said = [_on_divergence(found, found.divergence)]
@@ -54,17 +55,17 @@ def _on_divergence(
   found: _examine.Verdict, divergence: _divergence.Divergence
 ) -> str:
   step, before, largest, nonfinite = divergence
-  what = f"from there on {nonfinite} values are not finite, or too large"
+  what = f"{nonfinite} values from there on are not finite or too large"
   if largest > _divergence.GROWTH * before:
     what = (
-      f"from a level of {before:.3g} its values grew to {largest:.3g}, which is"
+      f"its values grew from a level of {before:.3g} to {largest:.3g}, by"
       f" {math.log10(largest / before):.0f} decades"
     )
   rows = found.rows
   return (
-    f"The run diverged near {_run.unit(rows)} {step:.0f}: {what}. So"
-    f" {rows.column} has no tail index, no law is tested, and no clip is named."
-    " The rows before can be examined alone."
+    f"The run diverged near {_run.unit(rows)} {step:.0f}: {what}. Therefore"
+    f" {rows.column} has no tail index, no law is tested, and no clip is"
+    " suggested. The rows before the divergence can be examined separately."
   )
 
 
@@ -79,7 +80,8 @@ def _on_tail(found: _examine.Verdict) -> str:
   if too_few(low, high):
     telling = size / found.series.variance_inflation
     said += (
-      f" The {size} values tell as much as {telling:.0f} independent ones."
+      f" The {size} values carry as much information as {telling:.0f}"
+      " independent ones."
     )
   return said
 
@@ -88,29 +90,28 @@ def _on_drift(found: _examine.Verdict) -> str:
   drift = float(found.series.drift)
   if abs(drift) > _DRIFT:
     return (
-      f"Do not trust that index: {trend(drift, 'values')} (drift {drift:.1f})."
-      " What follows on laws and batches stands under the same doubt."
+      f"Do not trust this index: {trend(drift, 'values')} (drift {drift:.1f})."
+      " The statements on laws and batches below are doubtful for the same"
+      " reason."
     )
-  return (
-    f"No drift is found within the window (score {drift:.1f}, rejected beyond"
-    f" {_DRIFT})."
-  )
+  return f"No drift is found in the window (score {drift:.1f}, limit {_DRIFT})."
 
 
 def _on_dependence(found: _examine.Verdict) -> str:
   inflation = found.series.variance_inflation
   if max(found.stride, found.lag) > 1:
     return (
-      f"The values depend on those before: in the tail {inflation:.1f} of them"
-      " tell as much as one, and ranks are correlated by more than 0.1 over"
-      f" {found.lag - 1} rows. The interval allows for that. Tests of laws need"
-      f" values that hardly depend on one another: {found.thinned.size} values"
-      f" {found.stride} apart are left for the tail, {found.apart.size} values"
-      f" {found.lag} apart for all values."
+      f"Successive values are dependent: in the tail, {inflation:.1f} of them"
+      " carry as much information as one independent value, and the correlation"
+      f" of the ranks is above 0.1 over {found.lag - 1} rows. The interval"
+      " accounts for this. Tests of laws need nearly independent values:"
+      f" {found.thinned.size} values {found.stride} apart are used for laws of"
+      f" the tail, and {found.apart.size} values {found.lag} apart for laws of"
+      " all values."
     )
   return (
-    "No dependence that matters is found"
-    f" ({inflation:.1f} values of the tail tell as much as one)."
+    f"No dependence that matters is found ({inflation:.1f} values of the tail"
+    " carry as much information as one independent value)."
   )
 
 
@@ -118,10 +119,10 @@ def _on_ties(found: _examine.Verdict) -> str:
   size, ties, more = found.values.size, "Ties: ", ""
   if found.resolution:
     ties = f"Rounded: values are multiples of {found.resolution:.2g}, and "
-    more = ", so keep more digits"
+    more = " Log more digits."
   return (
-    f"{ties}only {found.distinct} of the last {size} values differ. Equal"
-    f" values can reject a law that is right{more}."
+    f"{ties}only {found.distinct} of the last {size} values differ. A test can"
+    f" reject a law that is right because values are equal.{more}"
   )
 
 
@@ -129,24 +130,25 @@ def _on_clip(found: _examine.Verdict) -> str:
   clip, name = found.clip, "clip_by_tail_quantile"
   if clip is None or not math.isfinite(clip.norm):
     return (
-      f"Clip: none. The last {_clip.CLIP_WINDOW} values are equal, or too few,"
-      f" and {name} clips nothing then."
+      f"Clip: none. The last {_clip.CLIP_WINDOW} values are equal or too few;"
+      f" in this case {name} clips nothing."
     )
   said = (
-    f"Clip: {name}(exceedance_rate={_clip.CLIPPED:g}) clips the next step"
-    f" beyond a norm of {clip.norm:.3g}. It clips about"
-    f" {_run.rate(found.rows, _clip.CLIPPED)}, if the run goes on as it is; of"
-    f" the last {clip.counted} values it clips {clip.clipped}."
+    f"Clip: {name}(exceedance_rate={_clip.CLIPPED:g}) clips the next step if"
+    f" its norm is above {clip.norm:.3g}. It clips about"
+    f" {_run.rate(found.rows, _clip.CLIPPED)}, if the run continues as before;"
+    f" of the last {clip.counted} values it clips {clip.clipped}."
   )
   if clip.counted < _clip.CLIP_WINDOW:
     said += (
-      f" Its window of {_clip.CLIP_WINDOW} norms is not full: with few norms it"
-      f" clips up to three in 1000, before {_clip.CLIP_FEWEST} norms nothing."
+      f" Its window of {_clip.CLIP_WINDOW} norms is not full yet. With few"
+      " norms it clips up to three in 1000; before it has"
+      f" {_clip.CLIP_FEWEST} norms it clips nothing."
     )
   elif clip.clipped > _EXCESSIVE:
     said += (
-      " That is more than it states: the norms have changed faster than it"
-      " follows."
+      " This is more than its stated rate: the norms have changed faster than"
+      " the clip follows."
     )
   return said
 
@@ -158,7 +160,7 @@ def _on_spikes(found: _examine.Verdict) -> str:
     largest = spikes.largest[0]
     return (
       f"Spikes: none. No value is above {_spikes.SPIKE:g} times its local"
-      f" level, {where}; the largest is {largest.ratio:.3g} times its own, at"
+      f" level, {where}. The largest is {largest.ratio:.3g} times its level, at"
       f" {unit} {largest.step:.0f}."
     )
   many = f"{spikes.total} values are"
@@ -176,7 +178,8 @@ def _on_spikes(found: _examine.Verdict) -> str:
       text += f", loss {spike.loss_before:.3g} before it and"
       text += f" {spike.loss_after:.3g} after it"
     if spike.layer:
-      text += f", most in {spike.layer} ({spike.layer_ratio:.3g} times)"
+      text += f", mostly in {spike.layer}"
+      text += f" ({spike.layer_ratio:.3g} times its level)"
     said.append(f"{text}.")
   return " ".join(said)
 
@@ -190,8 +193,8 @@ _NO_EVIDENCE = (
 def _on_laws(found: _examine.Verdict) -> str:
   if not found.tests:
     return (
-      "No law is tested: the values for a test are too few, or too many of them"
-      " are equal."
+      "No law is tested: there are too few values for a test, or too many of"
+      " them are equal."
     )
   kept = [t.fit.law for t in found.tests if not _examine.rejected(t)]
   lost = [t.fit.law for t in found.tests if _examine.rejected(t)]
@@ -202,12 +205,11 @@ def _on_laws(found: _examine.Verdict) -> str:
     said.append(f"Rejected: {', '.join(lost)}.")
   if all(fits.LAWS[t.fit.law].support == "tail" for t in found.tests):
     said.append(
-      f"Laws of all values are not tested: of {found.apart.size} that hardly"
-      " depend on one another they would say nothing."
+      f"Laws of all values are not tested: {found.apart.size} nearly"
+      " independent values are too few."
     )
   said.append(
-    "A law that is not rejected is not thereby right: more values may reject"
-    " it."
+    "A law that is not rejected need not be right: more values may reject it."
   )
   by = {t.fit.law: t.fit for t in found.tests}
   if {"Pareto tail", "exponential tail"} <= set(kept):
@@ -232,7 +234,7 @@ def _comparison(found: fits.Comparison, one: str, other: str) -> str:
   if found.pvalue >= _examine.LEVEL:
     return f"The likelihoods of {one} and {other} do not differ ({p})."
   nearer, farther = (one, other) if found.log_ratio > 0 else (other, one)
-  return f"The likelihood is for the {nearer} against the {farther} ({p})."
+  return f"The likelihood favours the {nearer} over the {farther} ({p})."
 
 
 def _on_batches(
@@ -245,42 +247,42 @@ def _on_batches(
     middle = float(np.median(usable[-found.values.size :]))
     return (
       f"Batch: the gradient noise scale is {middle:.3g} examples (median of the"
-      " window). Batches well below it are mostly noise, well above it mostly"
-      " repetition, if the noise has a variance."
+      " window). Batches well below this size are mostly noise, and batches"
+      " well above it mostly repetition, if the noise has a finite variance."
     )
   if too_few(low, high):
-    return "Batch: too few independent values to tell what a larger one does."
+    return "Batch: too few independent values to tell what a larger batch does."
   if alpha <= 1:
     return (
       "Batch: with an index of at most 1 a mean has no expectation, and larger"
-      " batches do not help; clip, or use a median."
+      " batches do not help. Clip, or use a median."
     )
   if alpha < 2:
     factor = 2 ** (alpha / (alpha - 1))
     many = f"{factor:.2g}" if factor < 1000 else "over 1000"
     return (
-      f"Batch: if this tail is that of single examples' noise, a batch {many}"
-      " times as large halves the noise (4 times with a finite variance);"
-      " clipping may be the cheaper cure."
+      f"Batch: if the noise of single examples has this tail, a batch {many}"
+      " times as large halves the noise (4 times with a finite variance)."
+      " Clipping may be cheaper."
     )
   if low < 2:
     return (
-      "Batch: four times the batch halves the noise if its variance is finite,"
-      " which the interval leaves open."
+      "Batch: a batch four times as large halves the noise if its variance is"
+      " finite. The interval does not tell whether it is."
     )
   return (
-    "Batch: nothing in this tail speaks against averaging; four times the batch"
+    "Batch: this tail is no obstacle to averaging. A batch four times as large"
     " halves the noise, as usual."
   )
 
 
 def trend(drift: float, noun: str) -> str:
-  """What a drift beyond its limit says, as a clause for a sentence.
+  """Explains a drift beyond its limit, as a clause for a sentence.
 
   Args:
-    drift: as :class:`htga_optax.intervals.Series` has it; positive if the
+    drift: the drift of :class:`htga_optax.intervals.Series`; positive if the
       largest values are late in the window.
-    noun: what the values are, in the plural.
+    noun: the word for the values, in the plural.
 
   Returns:
     The clause, without a full stop.
@@ -289,26 +291,26 @@ def trend(drift: float, noun: str) -> str:
     >>> from htga_optax.diagnostics import verdicts
     >>> print(verdicts.trend(-3.1, "norms"))
     the largest norms came early in the window, so their level has fallen, and a
-    trend reads as a tail
+    trend can be mistaken for a tail
   """
   place, change = ("late", "risen") if drift > 0 else ("early", "fallen")
   return (
     f"the largest {noun} came {place} in the window, so their level has"
-    f" {change}, and a trend reads as a tail"
+    f" {change}, and a trend can be mistaken for a tail"
   )
 
 
 def too_few(low: float, high: float) -> bool:
   """Whether an interval of a tail index is too wide to tell heavy from light.
 
-  It has a 2 within, and ends that are more than five times apart, as those of
-  fewer than seven independent values of a tail.
+  Such an interval contains 2, and its upper end is more than five times its
+  lower end. This happens with fewer than seven independent values of a tail.
   """
   return low < 2 < high and high > _TOO_WIDE * low
 
 
 def meaning(low: float, high: float) -> str:
-  """What an interval of a tail index says about moments."""
+  """Describes which moments are finite, from an interval of a tail index."""
   if too_few(low, high):
     return "too few independent values to tell"
   if high < 1:
@@ -316,7 +318,7 @@ def meaning(low: float, high: float) -> str:
   if high < 2:
     return "heavy, the variance of the norm is infinite"
   if low < 2:
-    return "perhaps heavy, an infinite variance is within the interval"
+    return "perhaps heavy, the interval includes an infinite variance"
   if low < 10:
     return "a finite variance"
-  return "a light tail, with no power law to speak of"
+  return "a light tail, practically no power law"

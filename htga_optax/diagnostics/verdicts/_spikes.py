@@ -1,4 +1,4 @@
-"""The largest spikes of a run, each beside the level around it."""
+"""Finds the largest spikes of a run, relative to the level around them."""
 
 from collections.abc import Mapping
 import math
@@ -9,26 +9,27 @@ import numpy as np
 from htga_optax.diagnostics import _optional
 from htga_optax.diagnostics.verdicts import _rows
 
-SPIKE = 5.0  # times the local level, from which on a norm is called a spike
-LEVEL_ROWS = 101  # whose median is the local level
-_APART = 10  # rows; nearer ones belong to the larger of the two
-_LISTED = 10  # spikes, at most
-_LOSS_ROWS = 5  # before and after, whose median loss is told
+SPIKE = 5.0  # a norm above so many times its local level is a spike
+LEVEL_ROWS = 101  # the local level is the median of so many rows
+_APART = 10  # of two spikes fewer rows apart, only the larger counts
+_LISTED = 10  # how many spikes are listed, at most
+_LOSS_ROWS = 5  # the losses before and after are medians of so many rows
 
 
 class Spike(NamedTuple):
   """A norm far above those around it.
 
   Attributes:
-    row: its row in the log, from 0.
-    step: its step.
+    row: the row in the log, counted from 0.
+    step: the step.
     norm: the norm.
-    level: the median of the `LEVEL_ROWS` norms around it; fewer at the ends.
+    level: the local level, the median of the `LEVEL_ROWS` norms around it (of
+      fewer at the ends of the run).
     loss_before: the median loss of the five rows before; nan if there is none.
     loss_after: the median loss of the five rows after; nan if there is none.
-    layer: the layer whose own norm is farthest above its own level in this row;
-      "" if the log has no norms per layer.
-    layer_ratio: how many times that level; nan without a layer.
+    layer: the layer whose norm is farthest above its own local level in this
+      row; "" if the log has no norms per layer.
+    layer_ratio: the norm of that layer over its level; nan without a layer.
   """
 
   row: int
@@ -42,7 +43,7 @@ class Spike(NamedTuple):
 
   @property
   def ratio(self) -> float:
-    """The norm over the local level."""
+    """The norm divided by the local level."""
     return self.norm / self.level
 
 
@@ -50,10 +51,10 @@ class Spikes(NamedTuple):
   """The spikes of a run.
 
   Attributes:
-    total: how many norms are above `SPIKE` times their local level, rows less
-      than ten apart counted once.
-    largest: the ten largest norms over their level, also those that are no
-      spikes, the largest first.
+    total: how many norms are above `SPIKE` times their local level. Those less
+      than ten rows apart count as one.
+    largest: the ten norms with the largest ratios to their level, in descending
+      order. Some may be too small for a spike.
   """
 
   total: int
@@ -61,7 +62,7 @@ class Spikes(NamedTuple):
 
   @property
   def listed(self) -> list[Spike]:
-    """Those of the largest that are spikes."""
+    """The members of `largest` that are spikes."""
     return self.largest[: self.total]
 
 
@@ -69,11 +70,11 @@ def find(rows: _rows.Rows, layers: Mapping[str, np.ndarray]) -> Spikes:
   """Finds the spikes of a run.
 
   Args:
-    rows: the norms over the whole run.
+    rows: the norms of the whole run.
     layers: the norms of each layer in the same rows, [n].
 
   Returns:
-    The :class:`Spikes`. A level that jumps for good is no spike.
+    The :class:`Spikes`. A level that jumps and stays there is no spike.
   """
   norms, loss = np.abs(rows.values), rows.loss
   levels = local_level(norms)
@@ -107,11 +108,12 @@ def find(rows: _rows.Rows, layers: Mapping[str, np.ndarray]) -> Spikes:
 
 
 def local_level(norms: np.ndarray) -> np.ndarray:
-  """The median of the `LEVEL_ROWS` norms around each.
+  """Computes the median of the `LEVEL_ROWS` norms around each norm.
 
-  At the beginning of a run the stretch is as long before the norm as after it,
-  so that a level that falls from the first row on is no spike. At its end the
-  stretch is cut off, so that the last norm can be one.
+  At the beginning of a run fewer rows are used, as many before the norm as
+  after it. Therefore a level that falls from the first row on is no spike. At
+  the end of the run only the rows after the norm become fewer, so that the last
+  norm can be a spike.
 
   Args:
     norms: the norms, [n].
@@ -131,13 +133,13 @@ def local_level(norms: np.ndarray) -> np.ndarray:
 
 
 def _median(values: np.ndarray) -> float:
-  """The median of those that are finite; nan if none is."""
+  """The median of the finite values; nan if there is none."""
   finite = values[np.isfinite(values)]
   return float(np.median(finite)) if finite.size else math.nan
 
 
 def _layer(layers: Mapping[str, np.ndarray], i: int) -> tuple[str, float]:
-  """The layer that is farthest above its level in the i-th row."""
+  """The layer farthest above its level in the i-th row, and the ratio."""
   half = LEVEL_ROWS // 2
   around = slice(max(0, i - half), i + half + 1)
   ratios = {
