@@ -148,8 +148,9 @@ def clip_by_tail_quantile(
     window_size: W, the number of norms for the fit (static); None for 1024. A
       window of 256 norms (k = 32) clips more often than stated and misses more
       spikes (`benchmarks/README.md`).
-    k: the number of them that are the tail (static), at least 5; None for 128.
-      A smaller k is noisier; a larger k includes more of the body of the law.
+    k: the number of largest norms that form the tail (static), at least 5; None
+      for 128. A smaller k is noisier; a larger k includes more of the body of
+      the law.
     max_norm: an upper bound of the norm, in force from the first step on: a
       number, a schedule, a :class:`Reading`, or None.
     history: the norms before the first step, oldest first, for example from a

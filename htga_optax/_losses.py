@@ -106,8 +106,8 @@ def loss_of(
       if isinstance(whole, jax.Array) and whole.ndim == 1:
         raise TypeError(
           f"value_fn failed on the parameters, one vector of {whole.size}"
-          " numbers. If optax.flatten made this vector from a tree, unflatten it"
-          f" in value_fn. ({error})"
+          " numbers. If optax.flatten made it from a tree, unflatten it in"
+          f" value_fn. ({error})"
         ) from error
       raise
     if jax.tree.structure(value) != jax.tree.structure(0) or jnp.shape(value):
