@@ -305,8 +305,8 @@ def add_stable_noise(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
+def _as_sharded(function: Callable[..., Any], like: jax.Array) -> Any:
   """Lets XLA shard intermediate arrays, where axes of a mesh are explicit."""
-  """Lets XLA shard intermediate arrays, where the axes of a mesh are explicit."""
   sharding = jax.typeof(like).sharding
   if AxisType.Explicit not in sharding.mesh.axis_types:
     return function

@@ -151,8 +151,8 @@ def inflate_gradient_noise(
     structure = jax.tree.structure(noise_updates)
     if structure != jax.tree.structure(updates):
       raise ValueError(
-        "inflate_gradient_noise needs the difference of two gradients like the"
-        " updates: pass noise_updates= to update (and"
+        "inflate_gradient_noise needs the difference of two gradients, a tree"
+        " like the updates: pass noise_updates= to update (and"
         " mask_compatible_extra_args=True to optax.masked and optax.partition),"
         f" got {structure}."
       )

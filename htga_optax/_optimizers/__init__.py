@@ -1,4 +1,6 @@
-"""Complete optimizers, as relays of other transformations::
+"""Complete optimizers: relays of other transformations.
+
+They are::
 
     scale_by_htga = relay(track_tail_index, amplify)
     htga = relay(track_tail_index, amplify, sgd)

@@ -40,9 +40,9 @@ def scale_by_htga(
     s = \sigma(\beta(\alpha_{target} - \hat\alpha))
 
   It is a relay of :func:`htga_optax.track_tail_index` and
-  :func:`htga_optax.amplify`. :math:`\hat\alpha` is Hill's estimate over the last
-  W gradient norms, each divided by the level of the norms before it. HTGA is
-  the identity until the window is full.
+  :func:`htga_optax.amplify`. The tail index :math:`\hat\alpha` is Hill's
+  estimate over the last W gradient norms, each divided by the level of the
+  norms before it. HTGA is the identity until the window is full.
 
   Unless `unless_rejected` is set, it does not test whether the tail is a power
   law at all. The index of a light tail reads large. With the default response
