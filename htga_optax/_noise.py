@@ -46,8 +46,8 @@ def sharpness_alpha(
 
   These are reconstructions, built from a summary of AHTSGD. The summary states
   that alpha lies in [1, 2] and is a sigmoid of an average of the log-sharpness.
-  It does not state the direction, nor the constants v and c. Three directions
-  fit its text:
+  It does not state the direction, nor the constants v and c. The responses
+  differ in the direction:
 
   - "rising": noise is heavy early, and Gaussian where training settles at the
     edge of stability;
@@ -60,7 +60,7 @@ def sharpness_alpha(
       log-sharpness. For "growth" it is in units of the log-growth, which is 0
       where the sharpness stays the same. At the edge of stability
       :math:`s = 2/\eta`.
-    steepness: v.
+    steepness: v, the steepness of the sigmoid.
     alpha_min: a lower bound of alpha; at alpha = 1 the noise has no mean.
 
   Returns:
@@ -68,7 +68,7 @@ def sharpness_alpha(
     `sharpness_growth`.
 
   Raises:
-    ValueError: `response` is another one, or alpha_min is outside (0, 2].
+    ValueError: `response` is none of the three, or alpha_min is outside (0, 2].
 
   Examples:
     >>> import jax.numpy as jnp
@@ -192,7 +192,7 @@ def add_stable_noise(
       direction: one positive amplitude :math:`\sqrt A` for the tree times
       Gaussian entries, see :func:`stable.isotropic`.
     max_jump: the largest :math:`|\xi|`, in units of the scale; a larger sample
-      is set to it. With `isotropic`, the largest :math:`\sqrt A`, which is 1 at
+      is clipped to it. With `isotropic`, the largest :math:`\sqrt A`, which is 1 at
       alpha = 2. None for no cap.
     shard_axis_name: axes of `jax.shard_map` over which parameters are split.
 

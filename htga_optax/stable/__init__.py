@@ -1,8 +1,8 @@
 r"""Samples alpha-stable laws: heavy-tailed noise for every tail index.
 
 The sum of independent samples of a stable law has the same law, up to scale and
-location. A stable law has the characteristic function exp(-|t|^alpha) times a
-phase that its skewness beta sets. For alpha = 2 it is N(0, 2), for alpha = 1
+location. A stable law has the characteristic function ``exp(-|t|^alpha)`` times
+a phase that its skewness beta sets. For alpha = 2 it is N(0, 2), for alpha = 1
 and beta = 0 the Cauchy law. Let V ~ U(-pi/2, pi/2) be an angle and W ~ Exp(1)
 be independent of it. A sample of a symmetric law is::
 
@@ -17,7 +17,7 @@ parametrization S0, which is continuous in alpha, is::
 
 Both are one formula for every alpha. Float32 needs care where cos V -> 0, since
 the tail is there. So V = s (pi/2 - w) is drawn by its sign s and its distance w
-from the end of the interval. With e = |eps| and b = s beta, nothing cancels
+from the end of the interval. With ``e = |eps|`` and b = s beta, nothing cancels
 in::
 
     cos V = sin w,

@@ -79,7 +79,7 @@ def sample(
     another program the rounding may differ. Under `jax.shard_map` and
     `jax.pmap`, fold the device's index into the key. Gradients in alpha and
     beta, at fixed words, are finite. With beta, the gradient in alpha is within
-    1e-6/|1 - alpha| of the true one, so close to alpha = 1 it is meaningless.
+    ``1e-6/|1 - alpha|`` of the true one; close to alpha = 1 it is meaningless.
 
   Raises:
     TypeError: `dtype` is not floating point.
@@ -253,7 +253,7 @@ def _positive(
 def _skewed(
   alpha: jax.Array, beta: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Returns eps = 1 - alpha (never 0), |eps|, 1 - |eps|, and t = T/eps."""
+  """Returns eps = 1 - alpha (never 0), its size e, 1 - e, and t = T/eps."""
   d = jnp.minimum(alpha, 2 - alpha)
   eps = 1 - alpha
   e = jnp.maximum(jnp.abs(eps), _NO_EPSILON)
@@ -265,7 +265,7 @@ def _skewed(
 def _variables(
   key: jax.Array, shape: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Sign of V, w = pi/2 - |V|, |V|, and W of Exp(1), all precise near 0."""
+  """Sign of V, w = pi/2 - v, v = abs(V), W of Exp(1); all precise near 0."""
   word, other = _words(key, _counters(shape))
   angle, r = _centred(word), _centred(other)
   # With all bits but the sign flipped it is one half minus the angle.
