@@ -192,8 +192,8 @@ def add_stable_noise(
       direction: one positive amplitude :math:`\sqrt A` for the tree times
       Gaussian entries, see :func:`stable.isotropic`.
     max_jump: the largest :math:`|\xi|`, in units of the scale; a larger sample
-      is clipped to it. With `isotropic`, the largest :math:`\sqrt A`, which is 1
-      at alpha = 2. None for no cap.
+      is clipped to it. With `isotropic`, the largest :math:`\sqrt A`, which is
+      1 at alpha = 2. None for no cap.
     shard_axis_name: axes of `jax.shard_map` over which parameters are split.
 
   Returns:
