@@ -1,6 +1,7 @@
 """Optax gradient transformations for heavy-tailed gradients.
 
-Measure the tail index of the gradient inside the jitted step, and act on it:
+They measure the tail index of the gradient inside the jitted step, and act on
+it::
 
     tx = relay(
         track_tail_index(window_size=256, k=16),
@@ -8,22 +9,23 @@ Measure the tail index of the gradient inside the jitted step, and act on it:
         optax.sgd(0.1, momentum=0.9),
     )
 
-The folder is a ladder, and each rung a thin layer on the one below. Files with
-an underscore hold what is listed here, the others are namespaces of their own:
+The package is a ladder: each part is a thin layer on the parts listed above it.
+Files with an underscore define the names that this module exports. The other
+modules are namespaces::
 
     estimators, order_statistics, norms     sample -> tail index
     intervals                               a sample in order of time
     coordinates                             the entries of one gradient
     stable                                  noise with a heavy tail
-    gradient_noise                          two batches' gradients -> noise
+    gradient_noise                          gradients of two batches -> noise
     curvature                               a loss -> eigenvalues, trace
-    hsgd                                    what theory says of linear models
+    hsgd                                    the theory of linear models
     streaming                               a sample that arrives step by step
-    _relay, _by_norm, _layers               what all transformations rest on
-    _tracking, _sharpness                   trackers
-    _amplify, _clipping, _noise,            listeners, steered by readings
+    _relay, _by_norm, _layers               the base of all transformations
+    _tracking, _sharpness                   trackers, which measure
+    _amplify, _clipping, _noise,            listeners, which readings steer
     _truncation
-    _optimizers                             ready chains
+    _optimizers                             complete optimizers
     diagnostics                             logs, fits, verdicts, a report
 """
 

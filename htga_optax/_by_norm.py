@@ -1,15 +1,17 @@
-"""The law of one norm: everything that a norm steers is scalar code.
+"""Makes transformations out of scalar laws of a norm.
+
+A law maps a norm and a state to a factor and a new state::
 
     r_t = ||u_t||,    f_t, s_t' = law(r_t, s_t, arguments_t),    u'_t = f_t u_t
 
-A :class:`Controller` is the law, for one norm and one state. `by_norm` makes a
-transformation of it, and nobody else deals with trees, layers, arguments that
-follow a schedule or a reading, and steps that are not finite:
+A :class:`Controller` is such a law, for one norm and one state. :func:`by_norm`
+makes a transformation of it. Only this file deals with trees, layers, arguments
+that follow a schedule or a reading, and steps that are not finite:
 
-* It takes the norm once: of the whole tree, or per layer, where the law is
+* The norm is taken once: of the whole tree, or per layer. Per layer, the law is
   mapped over a vector [layers] of norms and of states.
-* A step with a norm that is not finite is dropped whole: its update is zero,
-  and of the state nothing changes but what counts steps.
+* A step with a norm that is not finite is dropped as a whole. Its update is
+  zero. The state changes only by its count of steps and by the law's `drop`.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,11 +39,12 @@ class Controller(NamedTuple):
   Attributes:
     init: () -> the state of one norm, a named tuple of arrays of fixed shapes,
       finite from the start. If it has a field `step_count`, int32 [], `by_norm`
-      advances it in every step, and schedules are functions of it.
-    update: (r, state, **arguments) -> (factor, state), for a norm r that is
-      finite, float32 []. The updates are multiplied by the factor, float32 [],
-      and are zero where it is not finite; None leaves them as they are.
-    drop: (r, state) -> the state after a step that was dropped, to count it.
+      adds 1 to it in every step, and schedules are functions of it.
+    update: ``(r, state, **arguments) -> (factor, state)``. The norm r is
+      finite, float32 []. The updates are multiplied by the factor, float32 [];
+      they become zero where it is not finite. None leaves them unchanged.
+    drop: (r, state) -> the state after a dropped step, for example with a
+      higher count of them. The default returns the state unchanged.
   """
 
   init: Callable[[], Any]
@@ -57,7 +60,7 @@ def by_norm(
   shard_axis_name: norms.AxisName = None,
   name: str = "by_norm",
 ) -> optax.GradientTransformationExtraArgs:
-  r"""Makes a transformation of a law of one norm.
+  r"""Makes a transformation out of a law of one norm.
 
   .. math::
     r_t = \|u_t\|, \qquad (f_t, s_{t+1}) = \mathrm{law}(r_t, s_t), \qquad
@@ -65,24 +68,26 @@ def by_norm(
 
   Args:
     controller: the law.
-    arguments: what the law takes besides the norm, by name: an argument (a
-      number, a schedule of the step, or a :class:`Reading`), and its value
-      while the reading is not known.
+    arguments: the law's arguments besides the norm, by name. Each is a pair: an
+      argument (a number, a schedule of the step, or a :class:`Reading`), and
+      its value while the reading is not known.
     per_layer: False for one norm of all leaves, True for a norm, a state and a
-      factor for every leaf. A regular expression is as True, and leaves whose
-      path it matches hold layers stacked along the first axis, a norm each.
+      factor of every leaf. A regular expression acts as True; besides, leaves
+      whose path it matches hold layers that are stacked along the first axis,
+      and each of these layers has its own norm.
     shard_axis_name: mapped axes of `jax.shard_map` over which the updates are
       split by hand; None under jit and for data parallelism.
-    name: the transformation's name, for errors.
+    name: the name of the transformation, for errors.
 
   Returns:
-    The transformation. Its state is the law's, with a leading axis [layers] if
-    `per_layer`, in the order of :func:`htga_optax.layer_names`.
+    The transformation. Its state is the law's. With `per_layer` the state has a
+    leading axis [layers], in the order of :func:`htga_optax.layer_names`.
 
   Raises:
-    TypeError: updates that are not floating point; `per_layer` of another type.
+    TypeError: the updates are not floating point, or `per_layer` has another
+      type.
     ValueError: a reading is missing, or is a vector where a number is needed,
-      or the state is one of another number of layers.
+      or the state has another number of layers.
 
   Examples:
     >>> import jax.numpy as jnp, optax
@@ -113,7 +118,7 @@ def by_norm(
 
   if per_layer:
     law = jax.vmap(law, in_axes=(0, None, 0, 0))
-  law = jax.jit(law)  # one compilation for all steps that nobody else jits
+  law = jax.jit(law)  # compiled once, if the training step is not jitted
 
   def init_fn(params):
     state = controller.init()
@@ -155,6 +160,6 @@ def by_norm(
 
 
 def drop_nonfinite() -> optax.GradientTransformationExtraArgs:
-  """Makes a step that is not finite zero; changes nothing else."""
+  """Sets a step that is not finite to zero; changes nothing else."""
   law = Controller(optax.EmptyState, lambda r, state: (jnp.ones([]), state))
   return by_norm(law, name="drop_nonfinite")

@@ -1,22 +1,23 @@
-r"""Clipping at a quantile of the norms, with a stated rate of false alarms.
+r"""Clips steps at a quantile of the norms, with a stated rate of false alarms.
 
-A fixed clipping norm says nothing about how often it acts; mean + 6 standard
-deviations says it for a Gaussian law. Here a norm is taken over the level L of
-those before it, x_t = r_t/L_(t-1), since levels move in a run. The k largest of
-the last W of them are fitted by a generalized Pareto law over the threshold
-u = x_(k+1), which holds for heavy and light tails alike, and
+A fixed clipping norm does not tell how often it acts. The rule "mean + 6
+standard deviations" tells it for a Gaussian law only. Here each norm is divided
+by the level L of the norms before it, x_t = r_t/L_(t-1), since levels move in a
+run. A generalized Pareto law, which holds for heavy and light tails alike, is
+fitted to the k largest of the last W ratios, above the threshold u = x_(k+1).
+Then::
 
     q_p = L_(t-1) (u + (sigma/xi) ((W p'/k)^-xi - 1))
 
-is the norm that a step exceeds with probability p; p' is p, made smaller for
-the error of the fit. A step above it is scaled to it:
+is the norm that a step exceeds with probability p. Here p' is p, made smaller
+to allow for the error of the fit. A step above this norm is scaled to it::
 
     g' = g min(1, q_p/||g||).
 
-The window keeps at most 1.5 times the quantile, and the level follows no norm
-by more than an e-fold of a step. So one spike, however large, moves the
-quantile as little as a norm just above it, and yet it follows a level that has
-risen for good.
+The window stores a norm as at most 1.5 times the quantile. For the level a norm
+counts as at most e times the level, and as at least 1/e of it. So one spike,
+however large, moves the quantile as little as a norm just above it. The
+quantile still follows a level that has risen for good.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,12 +45,12 @@ from htga_optax.estimators._samples import check_tail_size
 from htga_optax.streaming import LEVEL_DECAY
 from htga_optax.streaming._level import level
 
-# A norm enters the window as at most so many times the quantile. At 1 the
-# window would keep clipped norms, and the rate be half as high again; without
-# a bound, frequent spikes would hide each other.
+# A norm enters the window as at most this multiple of the quantile. At 1 the
+# window would hold clipped norms, and the rate would be 1.5 times as high.
+# Without a bound, frequent spikes would hide each other.
 _KEPT = 1.5
 _LARGEST = 3e38
-# The norms and the tail from which on there is a quantile.
+# The smallest numbers of norms, and of norms in the tail, for a quantile.
 _FEWEST = 64
 _SMALLEST_TAIL = 5
 
@@ -60,12 +61,13 @@ class ClipByTailQuantileState(NamedTuple):
 
   Attributes:
     step_count: the steps so far, int32 [], for a schedule of `max_norm`.
-    tail_quantile: the norm beyond which the last step would have been clipped,
+    tail_quantile: the norm above which the last step would have been clipped,
       float32 []; 0 while there is none.
-    exceedance_count: how many steps were beyond it or not finite, int32 [].
+    exceedance_count: the number of steps so far whose norm was above the
+      clipping norm or not finite, int32 [].
     level: the logarithm of the norms' level and the weight of its average,
       float32 [2]; () without a level.
-    window: the last W norms, over their level.
+    window: the last W norms, divided by their level.
     tail_fit: threshold, xi and sigma of their tail, float32 [3]; sigma is 0
       while there is no fit.
   """
@@ -78,7 +80,7 @@ class ClipByTailQuantileState(NamedTuple):
   tail_fit: jax.Array
 
   def readings(self) -> dict[str, jax.Array]:
-    """What later members of a relay get, and what a log shows."""
+    """The readings, for later members of a relay and for logs."""
     return {
       "tail_quantile": self.tail_quantile,
       "exceedance_count": self.exceedance_count,
@@ -104,59 +106,60 @@ def clip_by_tail_quantile(
     \hat q = L_{t-1} \Bigl(u + \frac{\hat\sigma}{\hat\xi}
       \Bigl(\bigl(\tfrac{W p'}{k}\bigr)^{-\hat\xi} - 1\Bigr)\Bigr)
 
-  as :func:`optax.clip_by_global_norm` with a norm that follows the run, and
-  that a step without a spike exceeds about once in 1/p steps, whatever the
-  law of its norm. L is the level of the norms,
+  It acts as :func:`optax.clip_by_global_norm` with a norm that follows the run.
+  Steps without a spike exceed this norm about once in 1/p steps, whatever the
+  law of their norms. L is the level of the norms,
 
   .. math::
     \log L_t = \log L_{t-1} + a_t \operatorname{clip}
       (\log\|g_t\| - \log L_{t-1}, -1, 1),
     \qquad a_t = \frac{1 - d}{1 - d^t},
 
-  and xi and sigma are those of :func:`estimators.generalized_pareto_fit` on the
-  k largest of the last W norms over their level, above the threshold u.
+  and xi and sigma are those of :func:`estimators.generalized_pareto_fit`. The
+  fit uses the last W norms, each divided by its level, and takes the k largest
+  above the threshold u.
 
   An estimated quantile is exceeded more often than the true one. So it is
-  taken at the rate :math:`p' = p/(1 + V/2)`. V is the variance of the
+  taken at the smaller rate :math:`p' = p/(1 + V/2)`. V is the variance of the
   logarithm of the rate at which it is exceeded: :math:`V = (1 + 2t^2 - t^3 +
   t^4/4)/k` with :math:`t = \log(k/(Wp))`, by the delta method for maximum
   likelihood at :math:`\xi = 0` (derived here).
 
-  Over a million steps without a spike, at p = 1e-3, it clips 0.95 to 1.1 in a
-  thousand on half-normal, lognormal, :math:`|t_3|`, Pareto(1.5) and chi(1000)
-  norms alike, 1.0 to 1.1 on a level that falls or rises tenfold in 20,000
-  steps, 1.1 to 1.6 on one that jumps tenfold every 5,000, and 1.4 to 1.8 on
-  autocorrelated norms (AR(0.9), Pareto and half-normal). Of spikes of ten times
-  the true quantile it misses one in a hundred on Pareto(1.5), and fewer on the
-  others (`benchmarks/false_alarms.py`, with other rules beside it).
+  At p = 1e-3 it clips 0.95 to 1.1 in a thousand independent norms without a
+  spike, for five laws from half-normal to Pareto(1.5), and up to 1.8 where the
+  norms are autocorrelated or their level moves. `benchmarks/README.md` has all
+  rates, the share of spikes that it misses, and other rules beside it
+  (`benchmarks/false_alarms.py`).
 
-  Before the 64th norm nothing is clipped, unless by `max_norm`. From then on
-  the tail is the same share of the norms there are, and with few norms the rate
-  is higher: at p = 1e-3 it is 2.8 in a thousand up to 128 norms, 1.5 up to 256
-  and 1.1 later (means of the five laws; the same command). A run that goes on
-  need not start blind: `history` takes the norms of its log.
+  Nothing is clipped before the 64th norm, except by `max_norm`. From then on
+  the tail is the same share of the norms so far. With few norms the rate is
+  higher: at p = 1e-3 it is about 3 in a thousand up to 128 norms
+  (`benchmarks/README.md`). A run that is continued can avoid this start:
+  `history` takes the norms of its log.
 
-  Norms that are equal because they were rounded are spread over what the
-  resolution leaves open. If all norms are equal, nothing is clipped, and the
-  quantile reads 0. A step whose norm is not finite is dropped: its update is
-  zero.
+  Norms that are equal because they were rounded are spread over the interval
+  that the rounding leaves open. If all norms are equal, nothing is clipped, and
+  the quantile reads 0. A step whose norm is not finite is dropped: its update
+  is zero.
 
   Args:
     exceedance_rate: p, the rate of false alarms, in (0, k/W). Below 1/W it is
       extrapolated.
-    window_size: W, the norms it rests on (static); None for 1024. With 256
-      norms (k = 32) the rate is 1.2 to 1.5 times the one stated, and 11 in 100
-      spikes pass on Pareto(1.5).
-    k: how many of them are the tail (static), from 5 on; None for 128. Fewer
-      are noisier, and more look into the body of the law.
+    window_size: W, the number of norms for the fit (static); None for 1024. A
+      window of 256 norms (k = 32) clips more often than stated and misses more
+      spikes (`benchmarks/README.md`).
+    k: the number of largest norms that form the tail (static), at least 5; None
+      for 128. A smaller k is noisier; a larger k includes more of the body of
+      the law.
     max_norm: an upper bound of the norm, in force from the first step on: a
       number, a schedule, a :class:`Reading`, or None.
-    history: norms before the first step, oldest first, as of a log; those that
-      are not finite are left out.
-    level_decay: d, of the level, in (0, 1): its memory is 1/(1 - d) steps. None
-      takes the norms as they are; then the quantile behind another clipping is
-      that clipping's norm, and nothing more is clipped.
-    skip: whether such a step is dropped instead of scaled.
+    history: the norms before the first step, oldest first, for example from a
+      log; those that are not finite are left out.
+    level_decay: d, the decay of the level, in (0, 1); the level's memory is
+      1/(1 - d) steps. With None norms are not divided by a level. Then, after
+      another clipping, the quantile is the norm of that clipping, and nothing
+      more is clipped.
+    skip: whether a step above the norm is dropped instead of scaled.
     per_layer: False for one norm, True for a window and a quantile of every
       leaf, or a regular expression as in :func:`by_norm`.
     shard_axis_name: mapped axes over which the updates are split by hand.
@@ -166,11 +169,11 @@ def clip_by_tail_quantile(
     `exceedance_count` in its state, a :class:`ClipByTailQuantileState`.
 
   Raises:
-    TypeError: a size is not a static integer, a history is traced; updates
-      that are not floating point.
-    ValueError: exceedance_rate outside (0, k/W), k < 5, or k not below W;
-      max_norm not positive; a history per layer, of several axes, or with a
-      negative norm.
+    TypeError: a size is not a static integer, `history` is traced, or the
+      updates are not floating point.
+    ValueError: `exceedance_rate` is outside (0, k/W), k < 5, or k is not below
+      W; `max_norm` is not positive; `history` is given with `per_layer`, has
+      several axes, or contains a negative norm.
 
   Examples:
     >>> import jax, jax.numpy as jnp, numpy as np, optax
@@ -184,8 +187,8 @@ def clip_by_tail_quantile(
     [14.8] 2
 
   References:
-    Zhang and Stephens (2009), as of the fit; the estimate of a quantile from
-    the tail above it is that of peaks over a threshold, Davison and Smith
+    Zhang and Stephens (2009), as for the fit. The quantile is estimated from
+    the tail above it by the method of peaks over a threshold, Davison and Smith
     (1990), Models for exceedances over high thresholds, JRSS B 52(3).
   """
   window_size = _checks.check_size("window_size", window_size, 1024)
@@ -206,7 +209,7 @@ def clip_by_tail_quantile(
   refit = _refit_where_changed(_fit)
 
   def tail_size(window):
-    """The norms so far, and how many of them are the tail."""
+    """The number of norms so far, and how many of them are the tail."""
     n = jnp.sum(window.ascending >= 0)
     return n, n * k // window_size
 
@@ -214,7 +217,7 @@ def clip_by_tail_quantile(
     return window.ascending[-(k + 1) :]
 
   def quantile(window, tail_fit):
-    """Of the norms over their level."""
+    """The quantile of the norms divided by their level."""
     n, tail = tail_size(window)
     enough = (n >= fewest) & (tail >= _SMALLEST_TAIL)
     threshold, xi, sigma = tail_fit
@@ -222,8 +225,8 @@ def clip_by_tail_quantile(
     share = jnp.where(enough, tail / jnp.maximum(n, 1), 1.0)
     rate = predictive_rate(exceedance_rate, share, jnp.maximum(tail, 1))
     q = quantile_of(fit, share, rate)
-    # A tail of equal norms has no fit, but they are the quantile unless the
-    # rest of the window equals them.
+    # A tail of equal norms has no fit. Their value is then the quantile, unless
+    # all norms in the window are equal.
     smallest, u, r = window.ascending[
       jnp.stack([window_size - n, window_size - 1 - tail, window_size - 1])
     ]
@@ -267,7 +270,8 @@ def clip_by_tail_quantile(
     old, new = largest_of(state.window), largest_of(window)
     (_, before), (_, size) = tail_size(state.window), tail_size(window)
     in_tail = jnp.arange(k + 1) >= k - size
-    # The fit costs more than all else, and most norms are not in the tail.
+    # The fit costs more than all the rest, and most norms do not change the
+    # tail.
     changed = jnp.any((old != new) & in_tail) | (size != before)
     tail_fit = refit(
       *lax.stop_gradient((changed, new, jnp.maximum(size, 1), state.tail_fit))
@@ -303,12 +307,12 @@ def _counted(event: jax.Array, count: jax.Array) -> jax.Array:
 def _past_norms(
   history: Sequence[float] | np.ndarray | None, per_layer: PerLayer
 ) -> np.ndarray:
-  """The norms of a history that are finite, oldest first."""
+  """The finite norms of a history, oldest first."""
   if history is None:
     return np.zeros([0], np.float32)
   if per_layer:
     raise ValueError(
-      "history is one of global norms: leave it out with per_layer, or wrap the"
+      "history holds global norms: leave it out with per_layer, or wrap the"
       " layers it belongs to in optax.masked."
     )
   if isinstance(history, Tracer):
@@ -320,22 +324,22 @@ def _past_norms(
   if x.ndim != 1:
     raise ValueError(f"history must be one-dimensional, got shape {x.shape}.")
   if np.any(x < 0):
-    raise ValueError(f"history must be one of norms, got {np.min(x)}.")
+    raise ValueError(f"history must hold norms, at least 0, got {np.min(x)}.")
   return x[np.isfinite(x)]
 
 
 def _fit(largest: jax.Array, size: jax.Array) -> jax.Array:
-  """The fit to the `size` largest, over the one below; zeros without one."""
+  """Fits the `size` largest above the next one; zeros if there is no fit."""
   fit = pareto_tail(largest, size, jnp.sum(largest >= 0))
   found = jnp.stack([fit.threshold, fit.xi, fit.sigma])
   return jnp.where(fit.usable & jnp.all(jnp.isfinite(found)), found, 0.0)
 
 
 def _refit_where_changed(fit: Callable[..., jax.Array]) -> Callable[..., Any]:
-  """Makes (changed, tail, size, old) -> fit(tail, size) where it changed.
+  """Makes (changed, tail, size, old) -> fit(tail, size) if changed, else old.
 
-  `jax.vmap` would turn a `lax.cond` into both of its branches. Mapped, this
-  fits the tails that have changed one by one.
+  `jax.vmap` would turn a `lax.cond` into both of its branches. The function
+  made here fits only the changed tails when it is mapped, one after the other.
   """
 
   @custom_batching.custom_vmap
@@ -348,7 +352,7 @@ def _refit_where_changed(fit: Callable[..., jax.Array]) -> Callable[..., Any]:
       x if batched else jnp.broadcast_to(x, (axis_size, *x.shape))
       for x, batched in zip(arguments, in_batched)
     )
-    # The places of those that have changed, first.
+    # The places of the changed tails come first.
     place = jnp.argsort(~changed)
 
     def body(i, fits):

@@ -1,4 +1,7 @@
-"""The loss that an update is given, `value_fn`, as optax's line searches do."""
+"""Passes the loss to transformations, as `value_fn`.
+
+`value_fn` is an argument of `update`, as for the line searches of optax.
+"""
 
 from collections.abc import Callable
 import inspect
@@ -15,20 +18,20 @@ from htga_optax._layers import is_floating, leaf_name
 def with_value_fn(
   transform: optax.GradientTransformation, value_fn: Callable[..., jax.Array]
 ) -> optax.GradientTransformationExtraArgs:
-  """Gives a transformation its loss, where others call `update`.
+  """Gives a transformation its loss, where other code calls `update`.
 
   The training loops of numpyro, blackjax, jaxopt and others call `update` with
   the gradient and the parameters alone. :func:`track_sharpness`,
   :func:`ahtsgd` and the line searches of optax need the loss too.
 
   Args:
-    transform: what needs a loss.
-    value_fn: params -> loss, a number. It sees no batch but one of its own: a
-      fixed one, or the whole sample.
+    transform: the transformation that needs a loss.
+    value_fn: params -> loss, a number. It does not get the batch of the step;
+      it uses a batch of its own, a fixed one or the whole sample.
 
   Returns:
-    The transformation; its state is that of `transform`. A `value_fn` that
-    `update` is given counts instead.
+    The transformation; its state is that of `transform`. If `update` gets a
+    `value_fn` too, that one counts.
 
   Raises:
     TypeError: `transform` is not a gradient transformation.
@@ -53,12 +56,12 @@ def with_value_fn(
 
 
 def floating(params: Any) -> Any:
-  """The tree with None for every leaf that is not floating point."""
+  """The tree, with None in place of leaves that are not floating point."""
   return jax.tree.map(lambda x: x if is_floating(x) else None, params)
 
 
 def check_like(name: str, params: Any, like: Any) -> None:
-  """Raises ValueError, with the leaves, unless trees have one structure."""
+  """Raises ValueError with the leaves that differ, unless structures agree."""
   if jax.tree.structure(params) == jax.tree.structure(like):
     return
   paths = [
@@ -67,7 +70,7 @@ def check_like(name: str, params: Any, like: Any) -> None:
   ]
   leaves = ", ".join(map(repr, sorted(paths[0] ^ paths[1])))
   raise ValueError(
-    f"{name}: the parameters of update are not those of init, they differ in"
+    f"{name}: the parameters of update and those of init differ in"
     f" {leaves or 'their containers'}; give both the same tree."
   )
 
@@ -78,11 +81,11 @@ def loss_of(
   """The loss as a function of the floating-point leaves of the parameters.
 
   Args:
-    value_fn: (params, ...) -> loss, one number. Further parameters are taken
-      from `extra_args` by name, as optax's line searches do.
-    params: its other leaves (integers, the functions of an Equinox module) are
-      constants.
-    extra_args: what `update` was given.
+    value_fn: (params, ...) -> loss, one number. Its further parameters are
+      taken from `extra_args` by name, as in the line searches of optax.
+    params: the parameters. The leaves that are not floating point (integers,
+      the functions of an Equinox module) are constants.
+    extra_args: the extra arguments of `update`.
 
   Returns:
     A function of trees like `floating(params)`.
@@ -103,15 +106,15 @@ def loss_of(
       if isinstance(whole, jax.Array) and whole.ndim == 1:
         raise TypeError(
           f"value_fn failed on the parameters, one vector of {whole.size}"
-          " numbers. If optax.flatten made it of a tree, unflatten it in"
+          " numbers. If optax.flatten made it from a tree, unflatten it in"
           f" value_fn. ({error})"
         ) from error
       raise
     if jax.tree.structure(value) != jax.tree.structure(0) or jnp.shape(value):
       got = jax.tree.map(jnp.shape, value)
       raise TypeError(
-        f"value_fn must return the loss, one number, got shapes {got}: of a"
-        " loss with further outputs pass lambda params: value_fn(params)[0]."
+        f"value_fn must return the loss, one number, got shapes {got}: if it"
+        " has further outputs, pass lambda params: value_fn(params)[0]."
       )
     return value
 

@@ -1,14 +1,15 @@
-r"""Noise of a heavy-tailed law of its own on a step.
+r"""Adds noise with a heavy-tailed law to the updates.
 
-An update u gets alpha-stable noise, whatever the gradient,
+An update u gets alpha-stable noise that does not depend on the gradient::
 
     u' = u + s_t xi,    E exp(i t xi) = exp(-|t|^alpha).
 
-Alpha and the scale may be constant, follow a schedule of the step, or answer a
-reading, as alpha answers the sharpness of the loss in AHTSGD.
+Alpha and the scale may be constant, follow a schedule of the step, or follow a
+reading. In AHTSGD alpha follows the sharpness of the loss.
 
-Noise is a function of the key, the step and the leaf's place in the tree, never
-of the device: what is computed twice is the same twice.
+Noise is a function of the key, the step and the leaf's place in the tree. It
+never depends on the device, so all devices that compute the same leaf get the
+same noise.
 """
 
 from collections.abc import Callable
@@ -36,34 +37,38 @@ def sharpness_alpha(
   steepness: ArrayLike = 1.0,
   alpha_min: ArrayLike = 1.05,
 ) -> Reading:
-  r"""Responses of AHTSGD: an alpha that follows the sharpness of the loss.
+  r"""Makes an alpha that follows the sharpness of the loss, for AHTSGD.
 
   .. math::
     \alpha = 1 + \sigma(v (\log s - c)) \ \text{(rising)}, \qquad
     \alpha = 2 - \sigma(v (\log s - c)) \ \text{(falling)}, \qquad
     \alpha = 2 - \sigma(v (\log s/s_{slow} - c)) \ \text{(growth)}
 
-  These are reconstructions. The summary of AHTSGD from which this was built
-  says that alpha lies in [1, 2] and follows an average of the log-sharpness by
-  a sigmoid, not which way: heavy noise early, and Gaussian where training
-  settles at the edge of stability, is "rising"; low alpha where sharpness is
-  high is "falling"; heavy while it still grows is "growth". The constants v and
-  c are not given.
+  These are reconstructions, built from a summary of AHTSGD. The summary states
+  that alpha lies in [1, 2] and is a sigmoid of an average of the log-sharpness.
+  It does not state the direction, nor the constants v and c. The responses
+  differ in the direction:
+
+  - "rising": noise is heavy early, and Gaussian where training settles at the
+    edge of stability;
+  - "falling": alpha is low where the sharpness is high;
+  - "growth": noise is heavy while the sharpness still grows.
 
   Args:
     response: one of the three.
-    center: c, a number or a schedule of the step, in units of the log-sharpness
-      (for "growth" of the log-growth, with 0 where it stays). At the edge of
-      stability :math:`s = 2/\eta`.
-    steepness: v.
-    alpha_min: a lower bound; at alpha = 1 the noise has no mean.
+    center: c, a number or a schedule of the step, in units of the
+      log-sharpness. For "growth" it is in units of the log-growth, which is 0
+      where the sharpness stays the same. At the edge of stability
+      :math:`s = 2/\eta`.
+    steepness: v, the steepness of the sigmoid.
+    alpha_min: a lower bound of alpha; at alpha = 1 the noise has no mean.
 
   Returns:
     A :class:`Reading` for :func:`add_stable_noise`, of `sharpness` or
     `sharpness_growth`.
 
   Raises:
-    ValueError: another response; alpha_min outside (0, 2].
+    ValueError: `response` is none of the three, or alpha_min is outside (0, 2].
 
   Examples:
     >>> import jax.numpy as jnp
@@ -76,7 +81,7 @@ def sharpness_alpha(
 
   References:
     Adaptive Heavy-Tailed Stochastic Gradient Descent (2025), arXiv:2508.21353,
-    of which a summary was read.
+    of which only a summary was read.
   """
   if response not in get_args(Response):
     raise ValueError(
@@ -115,7 +120,7 @@ class AddStableNoiseState(NamedTuple):
   noise_tail_index: jax.Array
 
   def readings(self) -> dict[str, jax.Array]:
-    """What later members of a relay get, and what a log shows."""
+    """The readings, for later members of a relay and for logs."""
     return {"noise_tail_index": self.noise_tail_index}
 
 
@@ -136,65 +141,72 @@ def add_stable_noise(
     u'_t = u_t + s_t \xi_t, \qquad E e^{i\tau\xi} = e^{-|\tau|^{\alpha_t}},
     \qquad s_t = \sigma_t \quad\text{or}\quad \sigma_t \eta_t^{1/\alpha_t}
 
-  with an independent :math:`\xi` for every entry (:func:`stable.sample`); at
+  Every entry gets an independent :math:`\xi` (:func:`stable.sample`). At
   :math:`\alpha = 2` it is N(0, 2), so :math:`\sigma = 1/\sqrt2` is unit
   Gaussian noise. With `learning_rate` the scale is that of a step of length
   :math:`\eta` of the SDE :math:`dX = -\nabla f\,dt + \sigma\,dL^\alpha`
-  (Euler-Maruyama, textbook): put it behind the learning rate then. Without, the
-  scale is in the units of the updates where it stands; before a learning rate
-  that means :math:`\sigma\eta`.
+  (Euler-Maruyama, textbook); then put the transformation after the learning
+  rate. Without it, the scale is in the units of the updates at this place of
+  the chain: before a learning rate, :math:`\sigma` adds noise of scale
+  :math:`\sigma\eta` to the step.
 
-  Noise depends on the key, on how many steps were taken and on how many leaves
-  come before, not on their shapes, nor on devices:
+  Noise depends on the key, on the number of steps so far and on the number of
+  leaves before the leaf. It does not depend on the shapes of those leaves, nor
+  on devices:
 
-  - Under `jax.jit`, however arrays are sharded, it is the noise of one device:
-    every shard has its own part of it.
+  - Under `jax.jit`, however arrays are sharded, the noise is that of one
+    device: every shard gets its own part of it.
   - Under `jax.pmap` and `jax.shard_map` with replicated parameters, every
     device adds the same noise, as data parallelism needs.
-  - Under `jax.shard_map` with parameters split by hand, shards would repeat
-    each other: name the axes in `shard_axis_name` (forgotten, it is an error,
-    unless `check_vma=False`). Their index is
-    then folded into the key, so that noise changes with the number of shards.
-    All leaves must be split over them; a replicated one would come apart.
+  - Under `jax.shard_map` with parameters split by hand, all shards would get
+    the same noise: name the axes in `shard_axis_name`. (If you forget it, there
+    is an error, unless `check_vma=False`.) The index of the shard is then
+    folded into the key, so the noise depends on the number of shards. All
+    leaves must be split over these axes; the copies of a replicated leaf would
+    become different.
 
   A step with an update that is not finite is dropped: it is zero, without
   noise. It counts as a step, so later steps have the noise of a run without it.
-  There is no noise either while a reading is not known (0), where alpha or the
-  scale is not positive, or the scale is not finite; an alpha above 2 counts as
-  2. This is for schedules and readings: an invalid constant is an error.
+  There is also no noise while a reading is not known (0), where alpha or the
+  scale is not positive, and where the scale is not finite. An alpha above 2
+  counts as 2. These rules are for schedules and readings: an invalid constant
+  is an error.
 
-  What it does not do: know which parameters are frozen; wrap it in
-  `optax.masked`. Two of these with one key add the same noise twice.
+  What it does not do: it does not know which parameters are frozen; wrap it in
+  `optax.masked`. Two of these transformations with one key add the same noise
+  twice.
 
   Args:
     alpha: the tail index, in (0, 2], smaller is heavier: a number, a schedule
-      of the count, or a :class:`Reading`. Below 1 jumps have no mean.
-    scale: :math:`\sigma`, at least 0, likewise.
-    key: a seed, a typed key or key data; the state holds the data, which
-      checkpoints keep (static for `optax.inject_hyperparams`).
-    learning_rate: :math:`\eta`, a number or a schedule of the count; None for
-      a scale of its own.
+      of the step, or a :class:`Reading`. Below 1 jumps have no mean.
+    scale: :math:`\sigma`, at least 0: a number, a schedule of the step, or a
+      :class:`Reading`.
+    key: a seed, a typed key or key data. The state holds the data, so
+      checkpoints contain it (static for `optax.inject_hyperparams`).
+    learning_rate: :math:`\eta`, a number or a schedule of the step; None for a
+      scale that does not depend on it.
     relative: whether the scale is in units of the root mean square of the
-      leaf's updates (over real numbers: a complex one is two). A leaf of zeros
-      then gets no noise.
-    isotropic: whether all entries jump together, in a direction without
-      preference: one positive amplitude :math:`\sqrt A` for the tree times
+      leaf's updates (over real numbers: a complex one counts as two). A leaf of
+      zeros then gets no noise.
+    isotropic: whether all entries jump together, in a uniformly random
+      direction: one positive amplitude :math:`\sqrt A` for the tree times
       Gaussian entries, see :func:`stable.isotropic`.
-    max_jump: the largest :math:`|\xi|`, in units of the scale; a sample
-      beyond it is put there. Isotropic: the largest :math:`\sqrt A`, which is
+    max_jump: the largest :math:`|\xi|`, in units of the scale; a larger sample
+      is clipped to it. With `isotropic`, the largest :math:`\sqrt A`, which is
       1 at alpha = 2. None for no cap.
     shard_axis_name: axes of `jax.shard_map` over which parameters are split.
 
   Returns:
     The transformation. `optax.tree.get` finds `noise_tail_index` in its state,
-    an :class:`AddStableNoiseState`. Leaves keep their dtypes; noise is sampled
-    in float32 and the sum ends at the largest number of the dtype. Compiled, it
-    is added as it is sampled and never stored (checked on CPU).
+    an :class:`AddStableNoiseState`. Leaves keep their dtypes. Noise is sampled
+    in float32, and the sum is at most the largest number of the dtype. Compiled
+    code adds the noise while it samples and never stores it (checked on CPU).
 
   Raises:
-    TypeError: a key that is none; updates that are not floating point.
-    ValueError: alpha outside (0, 2], scale negative or not finite, max_jump
-      not positive, a batch of keys; a reading that is missing or a tree.
+    TypeError: `key` is not a key, or the updates are not floating point.
+    ValueError: alpha is outside (0, 2]; scale is negative or not finite;
+      max_jump is not positive; `key` is a batch of keys; a reading is missing
+      or is a tree.
 
   Examples:
     >>> import jax.numpy as jnp, optax
@@ -210,7 +222,7 @@ def add_stable_noise(
 
   References:
     Janicki and Weron (1994), Simulation and Chaotic Behavior of Alpha-Stable
-    Stochastic Processes, of the step's scale.
+    Stochastic Processes, for the scale of a step.
   """
   _checks.check_number("alpha", alpha, lambda v: 0 < v <= 2, "be in (0, 2]")
   _checks.check_scale("scale", scale)
@@ -261,14 +273,15 @@ def add_stable_noise(
     if shard_axis_name is not None:
       leaf_key = jax.random.fold_in(leaf_key, lax.axis_index(shard_axis_name))
     place = itertools.count()
-    # Not the constant 2, for which XLA would keep parts of samples in memory.
+    # Not the constant 2: with it XLA would keep parts of samples in memory.
     law = jnp.where(finite, 2.0, 1.0) if isotropic else a
 
     def noisy(x, s):
       if jnp.iscomplexobj(x):
         return lax.complex(noisy(x.real, s), noisy(x.imag, s))
 
-      def add(x, s, key, law, most, finite):  # closed over, they had a mesh
+      # All are arguments, since in a closure they would have a mesh.
+      def add(x, s, key, law, most, finite):
         xi = stable.sample(key, law, shape=x.shape)
         if not isotropic:
           xi = jnp.clip(xi, -most, most)
@@ -293,7 +306,7 @@ def add_stable_noise(
 
 
 def _as_sharded(function: Callable[..., Any], like: jax.Array) -> Any:
-  """Lets XLA shard what is in between, where axes of a mesh are explicit."""
+  """Lets XLA shard intermediate arrays, where axes of a mesh are explicit."""
   sharding = jax.typeof(like).sharding
   if AxisType.Explicit not in sharding.mesh.axis_types:
     return function
@@ -301,5 +314,5 @@ def _as_sharded(function: Callable[..., Any], like: jax.Array) -> Any:
 
 
 def _count(x: jax.Array) -> int:
-  """The real numbers in a leaf, at least one."""
+  """The number of real numbers in a leaf, at least one."""
   return max(x.size * (1 + jnp.iscomplexobj(x)), 1)

@@ -1,10 +1,13 @@
-"""The one combinator: what is measured in one place of a chain steers another.
+"""Chains transformations, and passes measurements to later members.
 
-    relay(t_1, ..., t_n):   u_i, s_i' = t_i.update(u_(i-1), s_i, params, **e_i)
-                            e_(i+1)   = e_i | s_i'.readings()
+In a relay of t_1, ..., t_n, member i gets the updates u_(i-1) and the extra
+arguments e_i, and has the state s_i::
 
-This is `optax.chain`, except for the second line. A listener takes a reading by
-an argument of type `Reading`:
+    u_i, s_i' = t_i.update(u_(i-1), s_i, params, **e_i)
+    e_(i+1)   = e_i | s_i'.readings()
+
+The first line alone is `optax.chain`. An argument of a listener is a number, a
+schedule of the step, or a response to a reading (:class:`Reading`)::
 
     value_t = v,    schedule(t),    response(reading_t)
 """
@@ -23,7 +26,7 @@ from htga_optax import _checks
 from htga_optax._layers import leaf_name
 from htga_optax._states import typed
 
-# Which tracker offers a reading, for the error where it is missing.
+# The tracker that offers a reading, for the error if the reading is missing.
 _TRACKERS = {
   "tail_index": "track_tail_index()",
   "update_norm": "track_tail_index()",
@@ -36,17 +39,19 @@ _TRACKERS = {
 
 
 class Reading(NamedTuple):
-  """An argument that follows what a tracker reads.
+  """An argument that follows a reading of a tracker.
 
-  Wherever an argument of a transformation may be a constant or a schedule, it
-  may be a `Reading`. While the reading is not known (it is 0 then; readings are
-  positive), the response is ignored and the transformation does nothing.
+  An argument of type `Argument` is a number, a schedule of the step or a
+  `Reading`. A known reading is positive; a reading of 0 means "not known". The
+  response is ignored while the reading is 0, and the transformation does
+  nothing.
 
   Attributes:
-    name: the name of the reading, as the tracker offers it and as `update`
-      takes it.
-    response: reading -> value, both numbers, float32 []; or reading -> a
-      schedule of the step. The default is the reading itself.
+    name: the name of the reading. The tracker offers the reading under this
+      name, and `update` takes it under this name.
+    response: a function of the reading, float32 []. It returns a number,
+      float32 [], or a schedule of the step. The default returns the reading
+      itself.
 
   Examples:
     >>> import jax
@@ -69,20 +74,20 @@ def reading_of(
   """The reading that an argument needs, float32 `shape`; None if it needs none.
 
   Args:
-    listener: the transformation's name, for the error.
+    listener: the name of the transformation, for the error.
     argument: a number, a schedule or a :class:`Reading`.
-    extra_args: what `update` was given.
-    shape: (layers,) where there may be a reading per layer; one number is every
-      layer's.
+    extra_args: the extra arguments of `update`.
+    shape: (layers,) where each layer may have its own reading. One number is
+      the reading of all layers.
 
   Raises:
-    ValueError: the reading is missing, or of another shape.
+    ValueError: the reading is missing, or has another shape.
   """
   if not isinstance(argument, Reading):
     return None
   reading = extra_args.get(argument.name)
   if reading is None:
-    tracker = _TRACKERS.get(argument.name, "a tracker of it")
+    tracker = _TRACKERS.get(argument.name, f"a tracker of {argument.name}")
     raise ValueError(
       f"{listener} needs the reading `{argument.name}`: put {tracker} before it"
       f" in htga_optax.relay(...), or pass {argument.name}= to update."
@@ -105,25 +110,25 @@ def value_of(
   reading: jax.Array | None,
   unknown: float,
 ) -> jax.Array:
-  """An argument's value in this step, float32 [].
+  """The value of an argument in this step, float32 [].
 
   Args:
     argument: a number, a schedule or a :class:`Reading`.
     count: the step, for schedules.
-    reading: what :func:`reading_of` found, [].
+    reading: the result of :func:`reading_of`, [].
     unknown: the value while the reading is not known.
   """
   known = jnp.asarray(True)
   if isinstance(argument, Reading):
     assert reading is not None
-    known = reading > 0  # not nan either
+    known = reading > 0  # false for nan
     argument = argument.response(jnp.where(known, reading, 1.0))
   value = argument(count) if callable(argument) else argument
   return jnp.where(known, jnp.asarray(value, jnp.float32), unknown)
 
 
 class RelayState(NamedTuple):
-  """The states of a relay's members.
+  """The states of the members of a relay.
 
   Attributes:
     members: one state per member.
@@ -135,20 +140,23 @@ class RelayState(NamedTuple):
 def relay(
   *transforms: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
-  """Chains transformations, and hands on what trackers read.
+  """Chains transformations, and passes readings to later members.
 
-  After each member's update, all readings in the member's new state are given
-  to every later member as extra arguments (`tail_index=...`). One tracker feeds
-  several listeners, relays nest, and any optax transformation fits in
-  unchanged, in a relay or in an `optax.chain` inside it. Of two readings of one
-  name, or of a reading and an argument of the caller's, the later one counts.
-  A member does not get a reading that it offers itself, so two trackers of one
+  After the update of a member, all readings in its new state go to every later
+  member as extra arguments (`tail_index=...`). One tracker can steer several
+  listeners. Relays can be nested. Any optax transformation works unchanged, in
+  a relay or in an `optax.chain` inside a relay.
+
+  If two readings have the same name, the later one counts. A reading also
+  counts instead of an argument of the same name that the caller passes. A
+  member does not get a reading that it offers itself, so two trackers of one
   kind both measure.
 
-  All readings together are one more argument, `readings`, a dict.
+  A member also gets all these readings as one dict, the argument `readings`.
 
-  Optax's line searches refuse arguments that they do not know, so `value_fn`
-  reaches the members with a signature that takes the readings and ignores them.
+  The line searches of optax refuse arguments that they do not know. A relay
+  therefore passes `value_fn` on with a signature that accepts the readings; the
+  readings are then ignored.
 
   Args:
     *transforms: the members, in order.
@@ -200,17 +208,18 @@ def relay(
 
 
 def readings(opt_state: optax.OptState) -> dict[str, jax.Array]:
-  """All readings in an optimizer's state, as one flat dict.
+  """Collects all readings in the state of an optimizer in one flat dict.
 
   Args:
-    opt_state: any state of optax with transformations of this package in it,
-      however deep; also as the dicts that checkpoints without a template and
-      `flax.nnx.state` make of it.
+    opt_state: any state of optax that contains states of this package, at any
+      depth. States may also be dicts, as `flax.nnx.state` and a checkpoint that
+      is read without a template return them.
 
   Returns:
-    name -> value: a number, an interval [2], or per layer a vector [layers],
-    which :func:`htga_optax.by_layer` gives names. A name that stands twice gets
-    the path of its state: "gradients/tail_index". Under jit this costs nothing.
+    name -> value. A value is a number, an interval [2], or, per layer, a vector
+    [layers]; :func:`htga_optax.by_layer` gives its entries names. A name that
+    occurs twice gets the path of its state: "gradients/tail_index". Under jit
+    the call costs nothing.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -234,7 +243,7 @@ def _offered(state: Any) -> Iterator[tuple[str, str, Any]]:
   for path, node in nodes:
     if _offers(node):
       for name, value in node.readings().items():
-        (value,) = jax.tree.leaves(value)  # out of a variable of flax.nnx
+        (value,) = jax.tree.leaves(value)  # unwraps a variable of flax.nnx
         yield leaf_name(path), name, value
 
 
@@ -259,7 +268,7 @@ def _accepted(
 
 
 def _ignoring(value_fn: Callable[..., Any], names: Any) -> Callable[..., Any]:
-  """The same function with more arguments in its signature, which it drops."""
+  """Adds arguments to a function's signature; the function ignores them."""
   parameters = inspect.signature(value_fn).parameters
   ignored = [name for name in names if name not in parameters]
   kinds = inspect.Parameter

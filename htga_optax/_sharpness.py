@@ -1,11 +1,14 @@
-r"""A tracker of the sharpness of the loss, for listeners that answer it.
+r"""Tracks the sharpness of the loss, for listeners that respond to it.
+
+A measurement s_t is one of four numbers. The reading is a debiased geometric
+mean over the measurements::
 
     s_t = lambda_max, tr H, tr H/d or E|L(theta + nu) - L(theta)|
     m_t = decay m_(t-1) + (1 - decay) log s_t,    sharpness = exp(m_t/w_t)
 
-where w_t is the same average of ones. So the reading is a debiased geometric
-mean over measurements, one in every few steps. Sharpness spans decades while a
-network trains, and a measurement on one batch is noisy.
+where w_t is the same average of ones. Only one in every few steps measures. The
+mean is geometric because sharpness spans decades while a network trains. A mean
+is needed because a measurement on one batch is noisy.
 """
 
 from collections.abc import Callable
@@ -35,17 +38,17 @@ class TrackSharpnessState(NamedTuple):
       measurement.
     sharpness_growth: the ratio of `sharpness` to the slow average, float32 [];
       0 before the first measurement.
-    sharpness_estimate: the last measurement that was finite, float32 []; 0
-      before the first.
+    sharpness_estimate: the last finite measurement, float32 []; 0 before the
+      first.
     log_averages: the fast and the slow average of the logarithm, not debiased,
       float32 [2].
     log_weights: the same averages of ones, float32 [2].
-    measurement_count: how many measurements were tried, finite or not, int32
+    measurement_count: the number of measurements so far, finite or not, int32
       [].
-    sharpness_age: steps since the last one, int32 [].
+    sharpness_age: steps since the last measurement, int32 [].
     rng_key: the data of the key, uint32; it never changes.
-    top_vector: where power iteration continues, a tree like the parameters;
-      None for other sources.
+    top_vector: the vector with which power iteration continues, a tree like the
+      parameters; None for other sources.
   """
 
   sharpness: jax.Array
@@ -59,7 +62,7 @@ class TrackSharpnessState(NamedTuple):
   top_vector: Any
 
   def readings(self) -> dict[str, Any]:
-    """What later members of a relay get, and what a log shows."""
+    """The readings, for later members of a relay and for logs."""
     return {
       "sharpness": self.sharpness,
       "sharpness_growth": self.sharpness_growth,
@@ -81,61 +84,65 @@ def track_sharpness(
 ) -> optax.GradientTransformationExtraArgs:
   r"""Measures the sharpness of the loss; changes nothing.
 
-  The update takes the loss, as for the line searches of optax, or a sharpness
-  that was measured elsewhere:
+  `update` takes the loss, as in the line searches of optax, or a sharpness that
+  was measured elsewhere::
 
       tx.update(grads, state, params, value_fn=lambda p: loss_fn(p, batch))
       tx.update(grads, state, params, sharpness=s)
 
-  | source | sharpness | by |
-  |---|---|---|
-  | "top_eigenvalue" | :math:`\lambda_{max}` | `curvature.power_iteration` |
-  | "trace" | :math:`\operatorname{tr} H` | `curvature.hutchinson_trace` |
-  | "mean_eigenvalue" | :math:`\operatorname{tr} H / d` | the same |
-  | "expected_sharpness" | :math:`E|L(\theta+\nu)-L(\theta)|` | losses |
+  The sources are:
+
+  - "top_eigenvalue": :math:`\lambda_{max}`, by `curvature.power_iteration`;
+  - "trace": :math:`\operatorname{tr} H`, by `curvature.hutchinson_trace`;
+  - "mean_eigenvalue": :math:`\operatorname{tr} H / d` for d parameters, by the
+    same;
+  - "expected_sharpness": :math:`E|L(\theta+\nu)-L(\theta)|`, by losses.
 
   A product with the Hessian costs 1.4 to 2.2 gradients (see `curvature.hvp`).
-  The steps between two measurements cost nothing more, since the measurement is
-  under `lax.cond`. `jax.vmap` turns it into one in each step, unless both
-  `init` and the scan over steps are inside the mapped function: then all share
-  one clock. Inside `optax.MultiSteps` each micro-step counts. A sharpness that
-  is passed by hand is used in every step that has one.
+  The measurement is under `lax.cond`, so the steps between two measurements
+  cost nothing more. Under `jax.vmap` every step measures, unless both `init`
+  and the scan over steps are inside the mapped function: then all members share
+  one clock. Inside `optax.MultiSteps` each micro-step counts as a step. A
+  sharpness that is passed by hand is used in every step that has one.
 
   Power iteration continues with the vector of the last measurement. Its values
-  are lower bounds, and the first few are too low. The average is one of
-  logarithms. A sharpness below `floor` counts as `floor` (the trace may be
-  negative at a saddle). A measurement that is not finite is ignored: the
+  are lower bounds, and the first few are too low. The average is taken over
+  logarithms. A sharpness below `floor` counts as `floor`; the trace can be
+  negative at a saddle. A measurement that is not finite is ignored, and the
   readings stay.
 
   With several devices: under `jax.jit` nothing needs to be done; under
-  `jax.pmap` and `jax.shard_map` with replicated parameters, name the axes. The
-  vector and the products are in the dtypes of the parameters: those of bfloat16
-  have few digits. XLA on CPU is slow at gradients of convolutions inside any
-  `lax.cond` or `lax.scan` (jax issue 12868; 30 times for a 5x5 convolution
-  here). Write them as products of patches there, or measure outside of the step
-  and pass the number. In a step that nobody jits, each measurement is compiled.
+  `jax.pmap` and `jax.shard_map` with replicated parameters, name the axes in
+  `axis_name`. The vector and the products have the dtypes of the parameters; in
+  bfloat16 they have few digits. On CPU, XLA is slow at gradients of
+  convolutions inside any `lax.cond` or `lax.scan` (jax issue 12868; 30 times
+  slower for a 5x5 convolution here). There, write convolutions as products of
+  patches, or measure outside of the step and pass the number. In a step that is
+  not jitted, each measurement is compiled.
 
-  A loss that JAX can only differentiate in reverse (`jax.custom_vjp`, and so
-  diffrax's default adjoint) has no top eigenvalue: take the source
-  "expected_sharpness", or `diffrax.DirectAdjoint()`.
+  If JAX can differentiate a loss only in reverse (`jax.custom_vjp`, and so
+  diffrax's default adjoint), its top eigenvalue cannot be measured: use the
+  source "expected_sharpness", or `diffrax.DirectAdjoint()`.
 
-  What it does not do: work inside `optax.masked` or `optax.partition`, whose
-  parameters are not those that `value_fn` takes. The sharpness of one batch is
-  larger than that of the whole sample; the smaller the batch, the larger it is.
+  What it does not do: it does not work inside `optax.masked` or
+  `optax.partition`, whose parameters are not those that `value_fn` takes. The
+  sharpness of one batch is larger than that of the whole sample; the smaller
+  the batch, the larger it is.
 
   Args:
-    source: what to measure.
-    every_k_steps: measure every so many steps, from the first on (static); None
-      for 10.
-    decay: of the average, in [0, 1), per measurement. The reconstruction of
-      AHTSGD has 0.95 and a measurement in each step.
-    slow_decay: of the slow average, with which `sharpness_growth` compares.
-    num_matvecs: the products of one measurement, or the losses of the expected
-      sharpness (static); None for 1.
+    source: the quantity to measure.
+    every_k_steps: the number of steps from one measurement to the next; the
+      first step measures (static); None for 10.
+    decay: the decay of the average per measurement, in [0, 1). The
+      reconstruction of AHTSGD has 0.95 and a measurement in each step.
+    slow_decay: the decay of the slow average, with which `sharpness_growth`
+      compares.
+    num_matvecs: the number of products in one measurement, or of losses for the
+      expected sharpness (static); None for 1.
     perturbation_scale: :math:`\delta` of the expected sharpness, in units of
       the parameters.
     floor: the smallest sharpness, positive, in units of the source.
-    key: for what is random: a seed, a typed key or key data (static for
+    key: the key for random numbers: a seed, a typed key or key data (static for
       `optax.inject_hyperparams`); None for 0.
     axis_name: mapped axes over which the loss is averaged; None under jit.
 
@@ -145,8 +152,8 @@ def track_sharpness(
 
   Raises:
     TypeError: a size is not a static integer, or the key is not a key.
-    ValueError: an invalid argument; the message contains its value. An update
-      has neither `value_fn` and parameters nor `sharpness`.
+    ValueError: an invalid argument; the message contains its value. Or `update`
+      gets neither `value_fn` with parameters nor `sharpness`.
 
   Examples:
     >>> import jax.numpy as jnp, optax
@@ -216,7 +223,7 @@ def track_sharpness(
       raise ValueError(
         "track_sharpness needs the loss or its sharpness: pass params and"
         " value_fn= (params -> loss) to update, or sharpness= with a number of"
-        " your own. Where others call update, bind a loss by"
+        " your own. If other code calls update, bind the loss with"
         " htga_optax.with_value_fn(tx, loss)."
       )
     last = state.sharpness_estimate, state.top_vector
@@ -232,11 +239,12 @@ def track_sharpness(
           loss_fn, theta, one, state.top_vector, matvecs, axis_name
         )
       except (NotImplementedError, TypeError) as error:
-        if "custom_" in str(error):  # JAX's sentences on what it cannot do
+        if "custom_" in str(error):  # JAX's message on custom derivatives
           raise TypeError(
             f"track_sharpness cannot measure the {source} of a loss that JAX"
-            ' only differentiates in reverse: take source="expected_sharpness"'
-            f" or, of diffrax, DirectAdjoint(). ({error})"
+            " differentiates only in reverse: pass"
+            ' source="expected_sharpness" or, with diffrax, use'
+            f" DirectAdjoint(). ({error})"
           ) from error
         raise
       # The loss may be nan where a product with the Hessian is finite.
@@ -247,7 +255,7 @@ def track_sharpness(
       )
       finite = jnp.isfinite(loss) & jnp.isfinite(value)
       new = jnp.asarray(value, jnp.float32), vector
-      # Chosen here, so that only a step that measures reads two vectors.
+      # Selected here, so that only a step that measures reads two vectors.
       return finite, *optax.tree.where(finite, new, last)
 
     if sharpness is not None:
@@ -264,7 +272,7 @@ def track_sharpness(
       skip = lambda: (jnp.asarray(False), *last)
       if isinstance(due, Tracer):
         finite, value, vector = lax.cond(due, measure, skip)
-      else:  # a step that nobody jits would compile both branches
+      else:  # without jit, lax.cond would compile both branches
         finite, value, vector = measure() if due else skip()
 
     delta = jnp.stack(
@@ -273,8 +281,8 @@ def track_sharpness(
     log = jnp.log(jnp.maximum(value, floor))
     averages = delta * state.log_averages + (1 - delta) * log
     weights = delta * state.log_weights + (1 - delta)
-    # A decay just below 1 is 1 in float32: its weight stays 0, and so does what
-    # is not known.
+    # A decay just below 1 is 1 in float32. Its weight then stays 0, and the
+    # reading stays 0, which means that it is not known.
     fast, slow = averages / jnp.where(weights > 0, weights, 1.0)
     state = state._replace(top_vector=vector)
     new = state._replace(

@@ -1,4 +1,4 @@
-"""A member of a relay that tells the host what the members before it read."""
+"""Passes readings to a function on the host."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -26,31 +26,33 @@ def tell(
   callback: Callable[[int, dict[str, Any]], Any],
   every_k_steps: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  """Tells a function on the host what was read; changes nothing.
+  """Calls a function on the host with the readings; changes nothing.
 
-  Put it into a relay behind what it should tell of, at the end for all, where
-  the state is out of reach: training loops of flowjax, gpjax and dynamax return
-  parameters and losses, and throw it away. Where you have the state,
-  :func:`readings` is simpler and costs nothing.
+  Put it into a relay after the trackers whose readings you need, at the end for
+  all readings. It is for training loops that do not return the state: those of
+  flowjax, gpjax and dynamax return parameters and losses, and discard the
+  state. Where you have the state, :func:`readings` is simpler and costs
+  nothing.
 
-  The call is a `jax.debug.callback`: it runs while the device goes on, and
-  calls may come out of order, which the step tells. Under `jax.vmap` there is a
-  call for every member, under `jax.pmap` and `jax.shard_map` one for every
-  device. Before the program ends, `jax.effects_barrier()` waits for the last.
+  The call is a `jax.debug.callback`. The device does not wait for it. Calls may
+  come out of order; the step in each call shows the order. Under `jax.vmap`
+  there is a call for every member, under `jax.pmap` and `jax.shard_map` one for
+  every device. Before the program ends, wait for the last call with
+  `jax.effects_barrier()`.
 
   Args:
-    callback: (step, readings) -> anything. The step counts from 0. Of the
-      readings of the members before, by name, a number is a float; an interval,
-      or what is per layer, is a NumPy array.
-    every_k_steps: tell every so many steps, from the first on (static); None
-      for 100.
+    callback: (step, readings) -> anything. The step counts from 0. The readings
+      of the members before are a dict by name: a number is a float; an interval
+      or a reading per layer is a NumPy array.
+    every_k_steps: the number of steps from one call to the next; the first step
+      has one (static); None for 100.
 
   Returns:
     The transformation. Its state is a :class:`TellState`.
 
   Raises:
     TypeError, ValueError: `every_k_steps` is not a static integer of at least
-      one; `callback` is not a function; an update is given no `readings`.
+      one; `callback` is not a function; `update` gets no `readings`.
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax
@@ -72,13 +74,13 @@ def tell(
   period = _checks.check_size("every_k_steps", every_k_steps, 100)
 
   def on_host(due, step, given):
-    if due:  # jax.vmap may make a call of every step
+    if due:  # under jax.vmap there may be a call in every step
       callback(
         int(step),
         {k: np.asarray(x) if x.ndim else float(x) for k, x in given.items()},
       )
 
-  @jax.jit  # one compilation for all steps that nobody else jits
+  @jax.jit  # compiled once, if the training step is not jitted
   def told(state, given):
     due = state.step_count % period == 0
     lax.cond(
@@ -96,7 +98,7 @@ def tell(
     del params, extra_args
     if readings is None:
       raise ValueError(
-        "tell needs readings: put it behind a tracker in htga_optax.relay(...),"
+        "tell needs readings: put it after a tracker in htga_optax.relay(...),"
         " or pass readings= to update."
       )
     return updates, told(state, readings)

@@ -1,15 +1,14 @@
-r"""Noise of mini-batches with a heavy tail, and steps that are truncated.
+r"""Gives mini-batch noise a heavy tail, and truncates steps.
 
-An update u gets more of the noise that mini-batches have, by the gradients of a
-small and of a large batch and a heavy-tailed factor,
+The gradient noise of mini-batches is the difference between the gradients of a
+small and of a large batch. An update u gets this noise times a heavy-tailed
+factor::
 
     u' = u + Z (g_SB* - g_LB),    P(Z > z) = (1 + z/c)^-a;
 
-and a whole step w is truncated to length b,
+A whole step w is truncated to the length b, so that no single jump is longer::
 
-    phi_b(w) = w min(1, b/||w||),
-
-so that no single jump is longer than b.
+    phi_b(w) = w min(1, b/||w||).
 """
 
 from collections.abc import Callable
@@ -35,8 +34,8 @@ class InflateGradientNoiseState(NamedTuple):
   """The state of :func:`inflate_gradient_noise`.
 
   Attributes:
-    noise_factor: Z of the next step, float32 []; 0 where the gate is closed, in
-      which case that step needs no second gradient.
+    noise_factor: Z of the next step, float32 []; 0 where the gate is closed:
+      that step then needs no second gradient.
     step_count: the steps so far, int32 [].
     rng_key: the data of the key, uint32; it never changes.
   """
@@ -46,7 +45,7 @@ class InflateGradientNoiseState(NamedTuple):
   rng_key: jax.Array
 
   def readings(self) -> dict[str, jax.Array]:
-    """What later members of a relay get, and what a log shows."""
+    """The readings, for later members of a relay and for logs."""
     return {"noise_factor": self.noise_factor}
 
 
@@ -63,37 +62,37 @@ def inflate_gradient_noise(
     g_{heavy} = g_{SB} + Z 1\{Z > C\} (g_{SB^*} - g_{LB}), \qquad
     Z = c (U^{-1/a} - 1), \quad U \sim U(0, 1)
 
-  The updates are :math:`g_{SB}`, of a small batch; the difference between the
-  gradients of a small and of a large batch, which is noise of mean zero, is an
-  argument of the update:
+  The updates are :math:`g_{SB}`, the gradient of a small batch. The difference
+  between the gradients of a small and of a large batch is noise of mean zero;
+  it is an argument of `update`::
 
       z = optax.tree.get(state, "noise_factor")
       noise = noise_gradient(loss_fn, params, other_batch, large_batch, z)
       updates, state = tx.update(grads, state, params, noise_updates=noise)
 
-  With :math:`SB^*` another small batch this is "Our 1" of the source, with
-  :math:`SB^* = SB` it is "Our 2". Z is Lomax (Pareto from 0 on), with
-  P(Z > z) = (1 + z/c)^-a; it is drawn one step ahead, so that the state tells
-  whether the large batch is needed at all. Its 32 random bits end the tail at
-  P = 1e-10.
+  If :math:`SB^*` is another small batch, this is "Our 1" of the source; with
+  :math:`SB^* = SB` it is "Our 2". Z follows a Lomax law (Pareto from 0 on):
+  P(Z > z) = (1 + z/c)^-a. It is drawn one step ahead, so the state tells
+  whether the large batch is needed at all. Z has 32 random bits, so its tail
+  ends at P = 1e-10.
 
   A step is dropped where the updates are not finite, or where the difference is
   not finite while the gate is open: its update is zero. It counts as a step.
   The sum is at most the largest number of the leaf's dtype.
 
-  What it does not do: bound the step, see :func:`htga_optax.truncate`. Behind
-  a transformation that changes the updates, the difference is not changed with
-  them: put it first. Inside `optax.MultiSteps` the difference is that of the
-  last micro-batch.
+  What it does not do: it does not bound the step; see
+  :func:`htga_optax.truncate`. Put it first in a chain: earlier members would
+  change the updates, but not the difference. Inside `optax.MultiSteps` the
+  difference is that of the last micro-batch.
 
   Args:
     alpha: a, the tail index of Z, positive; below 1 Z has no mean, below 2 no
       variance.
     scale: c, at least 0: a number, or a schedule of the step (0 turns the noise
       off).
-    gate: C, at least 0, in units of Z: a Z that is not above it counts as 0,
-      which saves the large batch. The gate is open at a rate p where
-      C = c (p^(-1/a) - 1); the noise that a small Z would add is missing.
+    gate: C, at least 0, in units of Z. A Z that is not above C counts as 0,
+      which saves the large batch; the noise of a small Z is then missing. The
+      gate is open in a share p of the steps at C = c (p^(-1/a) - 1).
     key: a seed, a typed key or key data (static for
       `optax.inject_hyperparams`).
 
@@ -102,10 +101,10 @@ def inflate_gradient_noise(
     :class:`InflateGradientNoiseState`.
 
   Raises:
-    TypeError: a key that is none; updates that are not floating point.
-    ValueError: alpha not positive, scale or gate negative; no
-      `noise_updates`, or a tree that is not like the updates (inside
-      `optax.masked` and `optax.partition` pass them
+    TypeError: `key` is not a key, or the updates are not floating point.
+    ValueError: alpha is not positive; scale or gate is negative;
+      `noise_updates` is missing, or is a tree that is not like the updates
+      (inside `optax.masked` and `optax.partition`, give them
       `mask_compatible_extra_args=True`).
 
   Examples:
@@ -120,7 +119,7 @@ def inflate_gradient_noise(
 
   References:
     Wang, Oh and Rhee (2021), Eliminating sharp minima from SGD with truncated
-    heavy-tailed noise, arXiv:2102.04297. The law of Z and its constants are
+    heavy-tailed noise, arXiv:2102.04297. The law of Z and its constants were
     read from public reference code.
   """
   _checks.check_number("alpha", alpha, lambda v: 0 < v < jnp.inf, "be positive")
@@ -152,8 +151,8 @@ def inflate_gradient_noise(
     structure = jax.tree.structure(noise_updates)
     if structure != jax.tree.structure(updates):
       raise ValueError(
-        "inflate_gradient_noise needs the difference of two gradients like the"
-        " updates: pass noise_updates= to update (and"
+        "inflate_gradient_noise needs the difference of two gradients, a tree"
+        " like the updates: pass noise_updates= to update (and"
         " mask_compatible_extra_args=True to optax.masked and optax.partition),"
         f" got {structure}."
       )
@@ -179,19 +178,19 @@ def noise_gradient(
   large_batch: Any,
   noise_factor: ArrayLike,
 ) -> optax.Updates:
-  r"""The noise of a small batch's gradient, if it is needed.
+  r"""Computes the noise of a small batch's gradient, if it is needed.
 
   .. math:: \nabla (L_{SB^*} - L_{LB})(\theta) \text{ where } Z > 0,
     \text{ else } 0
 
-  as one gradient of one difference, under `lax.cond`: with Z = 0 neither batch
-  is looked at. (Under `jax.vmap` over Z both always are.)
+  It is one gradient of one difference, under `lax.cond`: with Z = 0 neither
+  batch is used. (Under `jax.vmap` over Z, both always are.)
 
   Args:
     loss_fn: (params, batch) -> the batch's mean loss, a real number.
     params: :math:`\theta`, real floating-point leaves.
     small_batch: :math:`SB^*`, any tree: another small batch ("Our 1"), or that
-      of the updates ("Our 2"; its gradient is then taken a second time).
+      of the updates ("Our 2"; its gradient is then computed a second time).
     large_batch: LB.
     noise_factor: Z, of :func:`inflate_gradient_noise`.
 
@@ -235,34 +234,38 @@ def truncate(
   *,
   shard_axis_name: norms.AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
-  r"""Truncates a step to a length; put it behind the learning rate.
+  r"""Truncates a step to a length; put it after the learning rate.
 
   .. math:: \varphi_b(w) = w \min(1, b/\|w\|)
 
-  with one norm for all leaves. On the whole step it bounds the jump: to leave a
-  basin of radius r takes :math:`\lceil r/b \rceil` of them, however heavy the
-  tail. On the gradient, b/learning_rate is the same without momentum, as long
-  as the rate is constant.
+  There is one norm for all leaves. On the whole step it bounds the jump: to
+  leave a basin of radius r takes :math:`\lceil r/b \rceil` jumps, however heavy
+  the tail. On the gradient, a threshold of b/learning_rate is the same without
+  momentum, as long as the rate is constant.
 
-  It differs from `optax.clip_by_global_norm` in four ways. The threshold may
-  follow a schedule or a reading. The norm is taken in float32 whatever the
-  leaves are, and does not overflow (theirs of float16 is inf from 65504 on, and
-  the update then zero). A threshold of 0 gives zeros for a zero step (theirs
-  nan). A step whose norm is not finite is dropped: its update is zero (theirs
-  is nan or spreads it).
+  It differs from `optax.clip_by_global_norm` in four ways:
+
+  - The threshold may follow a schedule or a reading.
+  - The norm is taken in float32 whatever the dtypes of the leaves, and does not
+    overflow. (In optax, that of float16 leaves is inf from 65504 on, and the
+    update is then zero.)
+  - A threshold of 0 gives zeros for a zero step. (In optax it gives nan.)
+  - A step whose norm is not finite is dropped: its update is zero. (In optax
+    the update then contains nan.)
 
   Args:
     threshold: b, at least 0, in units of the parameters: a number, a schedule
       of the step, or a :class:`Reading`. A negative value of a schedule counts
-      as 0; inf truncates nothing, and so does a reading that is not known.
+      as 0. A threshold of inf truncates nothing, nor does a reading that is not
+      known.
     shard_axis_name: mapped axes of `jax.shard_map` over which the updates are
-      split by hand; without it each shard is truncated for itself.
+      split by hand; without it each shard is truncated separately.
 
   Returns:
     The transformation. Its state is a :class:`TruncateState`.
 
   Raises:
-    TypeError: updates that are not floating point.
+    TypeError: the updates are not floating point.
     ValueError: the threshold is negative or nan.
 
   Examples:

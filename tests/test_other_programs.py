@@ -97,7 +97,7 @@ def test_tell_in_a_relay_in_a_relay_tells_all():
 
 def test_tell_without_a_relay_says_where_it_belongs():
   tx, w = htga_optax.tell(print), jnp.ones(4)
-  with pytest.raises(ValueError, match=r"behind a tracker in htga_optax.relay"):
+  with pytest.raises(ValueError, match=r"after a tracker in htga_optax.relay"):
     tx.update(w, tx.init(w), w, tail_index=1.0)
 
 

@@ -314,7 +314,7 @@ def test_keys_of_every_kind():
     ((np.ones(3), 0.0, (2,)), ValueError, "broadcast"),
     ((np.ones(3), 0.0, ()), ValueError, r"broadcast to \(\), got shape \(3,\)"),
     ((1.5, 0.0, (2**32,)), ValueError, "axis of shape must be shorter"),
-    ((1.5, 0.0, (2,), jnp.int32), TypeError, "be a floating one, got int32"),
+    ((1.5, 0.0, (2,), jnp.int32), TypeError, "be floating point, got int32"),
   ],
 )
 def test_bad_arguments_are_named(arguments, error, sentence):

@@ -1,20 +1,20 @@
-r"""Listeners that change the size of an update by the tail index read of it.
+r"""Listeners that change the size of an update, steered by the tail index.
 
-HTGA changes the law of the norm r = ||g|| by a power around a scale tau,
+HTGA changes the law of the norm r = ||g|| by a power around a scale tau::
 
     g' = tau (r/tau)^gamma g/r = exp((gamma - 1)(log r - log tau)) g,
 
-where the response gamma(alpha) answers the tail index alpha. With gamma and
-tau frozen,
+where the exponent gamma(alpha) is a function of the tail index alpha. With
+gamma and tau frozen::
 
     P(||g'|| > x) = P(r > tau (x/tau)^(1/gamma)) ~ x^(-alpha/gamma),
 
-so the tail index of ||g'|| is alpha/gamma: gamma > 1 makes the tail heavier
-(norms above tau grow, those below shrink), gamma < 1 lighter (norms are pulled
-towards tau), gamma = 1 is the identity and gamma = 0 normalised SGD. The
-response gamma = alpha/target therefore puts the index on the target.
+so the tail index of ||g'|| is alpha/gamma. gamma > 1 makes the tail heavier:
+norms above tau grow, those below shrink. gamma < 1 makes it lighter: norms are
+pulled towards tau. gamma = 1 is the identity, and gamma = 0 is normalised SGD.
+The exponent gamma = alpha/target therefore puts the index on the target.
 
-The tail-index learning rate scales small and large updates alike:
+The tail-index learning rate scales small and large updates alike::
 
     g' = (alpha/target)^beta g.
 """

@@ -1,4 +1,4 @@
-"""Heavy-tail gradient amplification."""
+"""Amplifies gradients by a power of their norm (HTGA)."""
 
 import math
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from htga_optax._by_norm import Argument, Controller, by_norm
 from htga_optax._layers import PerLayer
 from htga_optax._states import known_state
 
-# An amplified norm stays below this, which leaves float32 room for a momentum
+# An amplified norm stays below this. It leaves room in float32 for a momentum
 # and a learning rate.
 _LARGEST_LOG_NORM = math.log(1e30)
 
@@ -26,8 +26,8 @@ class AmplifyState(NamedTuple):
     step_count: the steps so far, int32 [].
     amplification: ||g'||/||g|| of the last step, float32 []; 1 before the
       first step, 0 for a step that was dropped.
-    log_norm: the moving average of log r, not debiased, and that of ones, which
-      debiases it, float32 [2].
+    log_norm: the moving average of log r, not debiased, and the same average of
+      ones, which debiases it, float32 [2].
   """
 
   step_count: jax.Array
@@ -35,7 +35,7 @@ class AmplifyState(NamedTuple):
   log_norm: jax.Array
 
   def readings(self) -> dict[str, jax.Array]:
-    """What later members of a relay get, and what a log shows."""
+    """The readings, for later members of a relay and for logs."""
     return {"amplification": self.amplification}
 
 
@@ -47,7 +47,7 @@ def amplify(
   per_layer: PerLayer = False,
   shard_axis_name: norms.AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
-  r"""Heavy-tail gradient amplification.
+  r"""Raises the norm of the updates to a power (heavy-tail amplification).
 
   .. math::
     g' = \tau \Bigl(\frac{r}{\tau}\Bigr)^{\gamma} \frac{g}{r},
@@ -59,16 +59,17 @@ def amplify(
     \log\tau_t = \frac{m_t}{1 - \delta^t}, \qquad
     m_t = \delta m_{t-1} + (1 - \delta) \log r_t
 
-  The proposal says "running average of gradient norms"; an average of the norms
-  themselves means nothing for :math:`\alpha \le 1` and is unstable below 2.
-  While the tail index is not known (a reading of 0), updates pass unchanged. A
-  norm is never lifted above 1e30. A step whose norm is not finite is dropped:
-  its update is zero, and :math:`\tau` does not change.
+  The proposal asks for a "running average of gradient norms". An average of the
+  norms themselves means nothing for :math:`\alpha \le 1` and is unstable below
+  2, hence the geometric mean. While the tail index is not known (a reading of
+  0), updates pass unchanged. A norm is never raised above 1e30. A step whose
+  norm is not finite is dropped: its update is zero, and :math:`\tau` does not
+  change.
 
   Args:
-    exponent: :math:`\gamma`: a :class:`Reading`, as :func:`sigmoid_exponent`
-      and :func:`ratio_exponent` make one of `tail_index`; or a number or a
-      schedule of the step. 1 is the identity, 0 is normalised SGD.
+    exponent: :math:`\gamma`, a number, a schedule of the step, or a
+      :class:`Reading` of `tail_index`, made by :func:`sigmoid_exponent` or
+      :func:`ratio_exponent`. 1 is the identity, 0 is normalised SGD.
     tau: the scale, in units of the norm; None for the geometric mean.
     tau_decay: :math:`\delta` in [0, 1); the mean spans 1/(1 - tau_decay) steps.
     per_layer: False for one norm, True for a norm, a scale and an exponent of
@@ -77,14 +78,15 @@ def amplify(
     shard_axis_name: mapped axes over which the updates are split by hand.
 
   Returns:
-    The transformation, for use in :func:`htga_optax.relay` behind
-    :func:`htga_optax.track_tail_index`, or with `tail_index=` given to
-    `update`. Its state is an :class:`AmplifyState`.
+    The transformation. Put it after :func:`htga_optax.track_tail_index` in
+    :func:`htga_optax.relay`, or pass `tail_index=` to `update`. Its state is an
+    :class:`AmplifyState`.
 
   Raises:
-    TypeError: `exponent` is none of these; updates are not floating point.
-    ValueError: tau not positive, tau_decay outside [0, 1), a negative exponent,
-      no reading, or a reading of another number of layers.
+    TypeError: `exponent` has another type, or the updates are not floating
+      point.
+    ValueError: tau is not positive, tau_decay is outside [0, 1), the exponent
+      is negative, the reading is missing or is of another number of layers.
 
   Examples:
     >>> import jax.numpy as jnp

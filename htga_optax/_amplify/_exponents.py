@@ -1,4 +1,4 @@
-"""Exponents of HTGA as responses to the tail index."""
+"""Exponents of HTGA, as functions of the tail index."""
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +14,22 @@ def sigmoid_exponent(
   gamma_min: ArrayLike = 0.5,
   gamma_max: ArrayLike = 1.5,
 ) -> Reading:
-  r"""The exponent of HTGA: a sigmoid of the tail index.
+  r"""Makes the exponent of HTGA: a sigmoid of the tail index.
 
   .. math::
     \gamma(\alpha) = \gamma_{max} s + \gamma_{min} (1 - s), \qquad
     s = \sigma(\beta (\alpha_{target} - \alpha))
 
   The proposal of HTGA contradicts itself. By its formula (:math:`\beta > 0`,
-  the default here) tails heavier than the target get :math:`\gamma_{max}`: the
-  heavy is amplified, for exploration, a positive feedback. The sentence under
-  the formula gives :math:`\gamma_{max}` to tails lighter than the target,
-  which drives the output towards it, a negative feedback: that is
+  the default here) tails heavier than the target get :math:`\gamma_{max}`.
+  Heavy tails are amplified, for exploration: a positive feedback. The sentence
+  under the formula gives :math:`\gamma_{max}` to tails lighter than the target,
+  which drives the output towards the target: a negative feedback. That is
   :math:`\beta < 0`.
 
   Args:
-    target: :math:`\alpha_{target}`, the tail index in the middle.
-    beta: steepness; its sign is that of the feedback.
+    target: :math:`\alpha_{target}`, the tail index at which s = 1/2.
+    beta: steepness; > 0 for the positive feedback, < 0 for the negative one.
     gamma_min: the lower exponent, at least 0.
     gamma_max: the upper exponent.
 
@@ -37,7 +37,8 @@ def sigmoid_exponent(
     The exponent as a :class:`Reading` of `tail_index`, for :func:`amplify`.
 
   Raises:
-    ValueError: target not positive, gamma_min negative or above gamma_max.
+    ValueError: target is not positive, gamma_min is negative or above
+      gamma_max.
 
   Examples:
     >>> from htga_optax import sigmoid_exponent
@@ -64,25 +65,28 @@ def ratio_exponent(
   gamma_min: ArrayLike = 0.5,
   gamma_max: ArrayLike = 1.5,
 ) -> Reading:
-  r"""The exponent that puts the tail index on the target.
+  r"""Makes the exponent that puts the tail index on the target.
 
   .. math:: \gamma(\alpha) = \mathrm{clip}(\alpha/\alpha_{target},
     \gamma_{min}, \gamma_{max})
 
   Within the bounds, the tail index of the amplified norms is
-  :math:`\alpha/\gamma = \alpha_{target}` (derived for this package: exact for
-  a power law with frozen scale; no formula of the HTGA proposal).
+  :math:`\alpha/\gamma = \alpha_{target}`. This was derived for this package; it
+  is exact for a power law with frozen scale. It is not a formula of the HTGA
+  proposal.
 
   Args:
-    target: the tail index wanted.
-    gamma_min: lower bound, at least 0.
-    gamma_max: upper bound.
+    target: :math:`\alpha_{target}`, the tail index that the amplified norms
+      should have.
+    gamma_min: lower bound of the exponent, at least 0.
+    gamma_max: upper bound of the exponent.
 
   Returns:
     The exponent as a :class:`Reading` of `tail_index`, for :func:`amplify`.
 
   Raises:
-    ValueError: target not positive, gamma_min negative or above gamma_max.
+    ValueError: target is not positive, gamma_min is negative or above
+      gamma_max.
 
   Examples:
     >>> from htga_optax import ratio_exponent

@@ -1,4 +1,4 @@
-"""The tail-index learning rate."""
+"""Scales updates by a power of the tail index."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from htga_optax._states import known_state
 
 @known_state
 class ScaleByTailIndexState(NamedTuple):
-  """The state of :func:`scale_by_tail_index`; per layer [layers].
+  """The state of :func:`scale_by_tail_index`; per layer with axis [layers].
 
   Attributes:
     rate_scale: the last factor, float32 []; 1 before the first step, 0 for a
@@ -26,7 +26,7 @@ class ScaleByTailIndexState(NamedTuple):
   rate_scale: jax.Array
 
   def readings(self) -> dict[str, jax.Array]:
-    """What later members of a relay get, and what a log shows."""
+    """The readings, for later members of a relay and for logs."""
     return {"rate_scale": self.rate_scale}
 
 
@@ -39,36 +39,37 @@ def scale_by_tail_index(
   per_layer: PerLayer = False,
   shard_axis_name: norms.AxisName = None,
 ) -> optax.GradientTransformationExtraArgs:
-  r"""Tail-index learning rate, steered by the reading `tail_index`.
+  r"""Scales the learning rate by a power of the tail index.
 
   .. math:: \eta_t = \eta_0 \, \mathrm{clip}\bigl(
     (\hat\alpha_t/\alpha_0)^\beta, c_{min}, c_{max}\bigr)
 
-  With :math:`\beta > 0` heavier tails get a *lower* rate, although the
-  proposal this comes from speaks of amplifying them: take :math:`\beta < 0`
-  for that. The bounds are ours: a light tail has no index and reads as a large
-  one (112 for the norms of a Gaussian vector), which would multiply the rate by
-  56 without bounds. While the tail index is not known, updates pass unchanged.
-  A step with an update that is not finite is dropped: its update is zero.
+  It is steered by the reading `tail_index`. With :math:`\beta > 0` heavier
+  tails get a *lower* rate, although the proposal of this formula speaks of
+  amplifying them; use :math:`\beta < 0` to amplify. The bounds are ours. A
+  light tail has no index and reads as a large one (112 for the norms of a
+  Gaussian vector); without bounds that would multiply the rate by 56. While the
+  tail index is not known, updates pass unchanged. A step with an update that is
+  not finite is dropped: its update is zero.
 
   Args:
     beta: the sensitivity, of either sign; 0 is the identity.
     target: :math:`\alpha_0`, the tail index at which the rate is unchanged.
     min_scale: lower bound of the factor, positive.
     max_scale: upper bound of the factor.
-    per_layer: False for one rate, True for a rate of every leaf, from a reading
-      per layer, or a regular expression as in :func:`by_norm`.
+    per_layer: False for one rate, True for a rate of every leaf, or a regular
+      expression as in :func:`by_norm`. The reading is then a vector [layers].
     shard_axis_name: mapped axes over which the updates are split by hand.
 
   Returns:
-    The transformation, for use in :func:`htga_optax.relay` behind
-    :func:`htga_optax.track_tail_index`, or with `tail_index=` given to
-    `update`. Its state is a :class:`ScaleByTailIndexState`.
+    The transformation. Put it after :func:`htga_optax.track_tail_index` in
+    :func:`htga_optax.relay`, or pass `tail_index=` to `update`. Its state is a
+    :class:`ScaleByTailIndexState`.
 
   Raises:
-    TypeError: updates are not floating point.
-    ValueError: target or min_scale not positive, min_scale above max_scale, no
-      reading, or a reading of another number of layers.
+    TypeError: the updates are not floating point.
+    ValueError: target or min_scale is not positive, min_scale is above
+      max_scale, the reading is missing or is of another number of layers.
 
   Examples:
     >>> import jax.numpy as jnp

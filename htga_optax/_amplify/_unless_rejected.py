@@ -1,4 +1,4 @@
-"""A listener that acts only on a tail that is not rejected."""
+"""Makes a listener act only while the tail model is not rejected."""
 
 import jax.numpy as jnp
 import optax
@@ -11,10 +11,10 @@ def unless_rejected(
 ) -> optax.GradientTransformationExtraArgs:
   """Lets a listener act only while the tail model is not rejected.
 
-  Where the reading `tail_model_rejected` of :func:`track_tail_index` is true,
+  While the reading `tail_model_rejected` of :func:`track_tail_index` is true,
   the listener gets a tail index of 0 ("not known"), and every listener of this
-  package then leaves the updates alone. So HTGA is the identity on a warm-up or
-  a light tail; per layer, each layer for itself.
+  package then leaves the updates unchanged. So HTGA is the identity on a
+  warm-up or a light tail. Per layer, this holds for each layer by itself.
 
   Args:
     listener: a transformation steered by the reading `tail_index`.
@@ -24,7 +24,7 @@ def unless_rejected(
 
   Raises:
     TypeError: `listener` is not a gradient transformation.
-    ValueError: a reading is missing, or one is per layer and the other not.
+    ValueError: a reading is missing, or only one of the two is per layer.
 
   Examples:
     >>> import jax.numpy as jnp

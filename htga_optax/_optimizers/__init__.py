@@ -1,4 +1,6 @@
-"""Ready chains: relays of the floors below, and nothing else.
+"""Complete optimizers: relays of other transformations.
+
+They are::
 
     scale_by_htga = relay(track_tail_index, amplify)
     htga = relay(track_tail_index, amplify, sgd)
@@ -6,8 +8,8 @@
     truncated_heavy_tailed_sgd = relay(inflate_gradient_noise, sgd, truncate)
     ahtsgd = relay(track_sharpness, sgd, add_stable_noise, truncate)
 
-`readings(opt_state)` gives what they measure. Each drops a gradient that is not
-finite: it counts as zero, and the momentum survives it.
+`readings(opt_state)` gives their measurements. Each optimizer drops a gradient
+that is not finite: the gradient counts as zero, and the momentum survives.
 """
 
 from htga_optax._optimizers._ahtsgd import ahtsgd as ahtsgd

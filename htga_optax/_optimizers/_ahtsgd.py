@@ -44,50 +44,52 @@ def ahtsgd(
     \xi_t \sim S_{\alpha_t}, \qquad
     \epsilon_t = \sigma \eta_t^{1/\alpha_t}
 
-  by :func:`htga_optax.track_sharpness`, `optax.sgd`,
-  :func:`htga_optax.add_stable_noise` and, if asked,
-  :func:`htga_optax.truncate`, whose pages say more. The update takes the loss,
+  It is a relay of :func:`htga_optax.track_sharpness`, `optax.sgd`,
+  :func:`htga_optax.add_stable_noise` and, with a threshold,
+  :func:`htga_optax.truncate`; see there for more. `update` takes the loss::
 
       tx.update(grads, state, params, value_fn=lambda p: loss_fn(p, batch))
 
-  or the number `sharpness`. Alpha answers it by a response of
-  :func:`htga_optax.sharpness_alpha`, in the middle of its range at the edge of
-  stability, :math:`s = 2/\eta`, with momentum :math:`2(1+\beta)/\eta` and with
-  Nesterov's :math:`2(1+\beta)/(\eta(1+2\beta))`. The responses are
-  reconstructions, and so is the scale, that of the Euler-Maruyama scheme of an
-  SDE. The annealed variant is a schedule for alpha, and measures nothing. There
-  is noise on a step whose gradient is not finite, too.
+  or the number `sharpness`. Alpha follows the sharpness by a response of
+  :func:`htga_optax.sharpness_alpha`. Alpha is in the middle of its range at the
+  edge of stability: :math:`s = 2/\eta`, with momentum :math:`2(1+\beta)/\eta`,
+  with Nesterov's :math:`2(1+\beta)/(\eta(1+2\beta))`. The responses are
+  reconstructions. So is the scale, which is that of the Euler-Maruyama scheme
+  of an SDE. For the annealed variant, pass a schedule as alpha; nothing is then
+  measured. Noise is also added to a step whose gradient is not finite.
 
-  It does not choose the scale. The noise is on every parameter, so the length
-  of a step's noise grows with the number d of parameters, at alpha = 2 as
+  It does not choose the scale. Every parameter gets noise, so the length of a
+  step's noise grows with the number d of parameters: at alpha = 2 it is
   :math:`\sigma \sqrt{2 \eta d}`. Without `threshold` it does not bound a jump:
-  in `examples/zero_init.py` a single jump undid the training of some seeds.
+  in `examples/zero_init.py` a single jump undid the training for some seeds.
 
   Args:
     learning_rate: :math:`\eta`, a number or a schedule.
     scale: :math:`\sigma`, at least 0, a number or a schedule; 0 is SGD.
-    key: of the noise: a seed, a typed key or key data (static for
+    key: the key of the noise: a seed, a typed key or key data (static for
       `optax.inject_hyperparams`).
-    alpha: a response to the sharpness by name; or a number, a schedule (1 to 2,
-      say) or a :class:`Reading`, and then the sharpness is not measured.
+    alpha: the name of a response to the sharpness; or a number, a schedule (for
+      example from 1 to 2) or a :class:`Reading`. With these three, the
+      sharpness is not measured.
     steepness: v, of the response.
     center: c, the log-sharpness in the middle of the response, a number or a
-      schedule; None for the edge of stability, and for 0 of "growth".
+      schedule. None for the edge of stability; for "growth", None is 0.
     alpha_min: a lower bound of the response.
     scaling: "sde" as above, or "gradient" for :math:`\epsilon = \sigma\eta`,
       the scale of noise in the gradient.
-    momentum: decay of the momentum; None for none. The noise is not in it.
+    momentum: decay of the momentum; None for none. The momentum does not
+      contain the noise.
     nesterov: whether the momentum is Nesterov's.
-    threshold: b, the longest step, noise included, a number or a schedule; None
-      for steps of any length.
+    threshold: b, the longest step, noise included: a number, a schedule or a
+      :class:`Reading`; None for steps of any length.
     max_jump: the largest :math:`|\xi|`; None for no cap.
-    source: of the sharpness, see :func:`htga_optax.track_sharpness`, as all
-      that follow.
-    every_k_steps: measure the sharpness every so many steps (static); None for
-      10.
-    decay: of its average, per look.
-    slow_decay: of the slow average, for "growth".
-    num_matvecs: the cost of a look (static); None for 1.
+    source: the source of the sharpness. For it and all arguments below, see
+      :func:`htga_optax.track_sharpness`.
+    every_k_steps: the number of steps from one measurement to the next
+      (static); None for 10.
+    decay: the decay of the average per measurement.
+    slow_decay: the decay of the slow average, for "growth".
+    num_matvecs: the cost of one measurement (static); None for 1.
     axis_name: mapped axes over which the loss is averaged.
 
   Returns:
@@ -97,7 +99,7 @@ def ahtsgd(
 
   Raises:
     TypeError, ValueError: an invalid argument; the message contains its value.
-    ValueError: no sharpness and no loss.
+    ValueError: `update` gets neither the sharpness nor the loss.
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax
@@ -120,8 +122,8 @@ def ahtsgd(
 
   References:
     Adaptive Heavy-Tailed Stochastic Gradient Descent (2025), arXiv:2508.21353,
-    of which a summary was read. Cohen et al. (2021), Gradient descent on neural
-    networks typically occurs at the edge of stability, arXiv:2103.00065.
+    of which only a summary was read. Cohen et al. (2021), Gradient descent on
+    neural networks typically occurs at the edge of stability, arXiv:2103.00065.
   """
   if scaling not in ("sde", "gradient"):
     raise ValueError(f"scaling must be sde or gradient, got {scaling!r}.")

@@ -1,4 +1,4 @@
-"""HTGA: the gradient's norm to a power that follows its tail index."""
+"""HTGA: raises the gradient's norm to a power that follows its tail index."""
 
 from typing import Literal
 
@@ -39,19 +39,20 @@ def scale_by_htga(
     \gamma(\hat\alpha) = \gamma_{max} s + \gamma_{min} (1 - s), \quad
     s = \sigma(\beta(\alpha_{target} - \hat\alpha))
 
-  with :math:`\hat\alpha` Hill's estimate over the last W gradient norms, each
-  over the level of those before it: the relay of
-  :func:`htga_optax.track_tail_index` and :func:`htga_optax.amplify`. Until the
-  window is full, it is the identity.
+  It is a relay of :func:`htga_optax.track_tail_index` and
+  :func:`htga_optax.amplify`. The tail index :math:`\hat\alpha` is Hill's
+  estimate over the last W gradient norms, each divided by the level of the
+  norms before it. HTGA is the identity until the window is full.
 
-  Unless `unless_rejected` is set, it does not ask whether the tail is a power
-  law at all. With the default response a light tail, which reads large, gets
-  :math:`\gamma_{min}`: HTGA then pulls all norms towards :math:`\tau`.
+  Unless `unless_rejected` is set, it does not test whether the tail is a power
+  law at all. The index of a light tail reads large. With the default response
+  such a tail gets :math:`\gamma_{min}`: HTGA then pulls all norms towards
+  :math:`\tau`.
 
   Args:
-    window_size: W, the norms that the tail index rests on (static); None for
+    window_size: W, the number of norms for the tail index (static); None for
       256.
-    k: how many of them are the tail (static); None for 16.
+    k: the number of largest norms that form the tail (static); None for 16.
     target: :math:`\alpha_{target}`, the tail index in the middle of the
       response.
     beta: steepness of the sigmoid; > 0 amplifies heavy tails (the proposal's
@@ -63,9 +64,9 @@ def scale_by_htga(
     tau_decay: decay of that mean.
     response: "sigmoid", or "ratio" for :math:`\gamma = \hat\alpha /
       \alpha_{target}` within the bounds, see
-      :func:`htga_optax.ratio_exponent`; `beta` has no part in it.
-    level_decay: of the level that norms are taken over for the tail index; None
-      for the norms as they are, as the proposal has it.
+      :func:`htga_optax.ratio_exponent`. "ratio" does not use `beta`.
+    level_decay: decay of the level by which norms are divided for the tail
+      index; None does not divide them, as in the proposal.
     per_layer: True for a window, a scale and an exponent of every leaf, or a
       regular expression as in :func:`htga_optax.by_norm`.
     unless_rejected: whether to be the identity while a Pareto tail is
@@ -76,8 +77,8 @@ def scale_by_htga(
   Returns:
     The transformation, for `optax.chain`. :func:`htga_optax.readings` finds
     `tail_index`, `tail_index_interval`, `update_norm` and `amplification` in
-    its state. For `optax.inject_hyperparams`, sizes that are given are static:
-    `static_args=("window_size", "k")`.
+    its state. If you pass sizes under `optax.inject_hyperparams`, make them
+    static: `static_args=("window_size", "k")`.
 
   Raises:
     TypeError, ValueError: an invalid argument; the message contains its value.
@@ -142,7 +143,8 @@ def htga(
 
   .. math:: \theta_{t+1} = \theta_t - \eta_t g'_t
 
-  with :math:`g'` of :func:`scale_by_htga` and, if asked, momentum on it.
+  :math:`g'` is that of :func:`scale_by_htga`. The optional momentum is taken of
+  :math:`g'`.
 
   Args:
     learning_rate: :math:`\eta`, a number or a schedule.

@@ -1,4 +1,4 @@
-"""SGD of optax, with arguments that are checked."""
+"""Optax's SGD, with checked arguments."""
 
 from jax.typing import ArrayLike
 import optax
@@ -11,7 +11,7 @@ def sgd(
   momentum: ArrayLike | None = None,
   nesterov: bool = False,
 ) -> optax.GradientTransformation:
-  """`optax.sgd`; an invalid argument is one sentence with its value."""
+  """`optax.sgd`; the error for an invalid argument contains its value."""
   _checks.check_scale("learning_rate", learning_rate)
   _checks.check_number(
     "momentum", momentum, lambda v: 0 <= v < 1, "be in [0, 1)"

@@ -34,26 +34,26 @@ def tail_index_sgd(
   .. math:: \theta_{t+1} = \theta_t - \eta_t \, \mathrm{clip}\bigl(
     (\hat\alpha_t/\alpha_0)^\beta, c_{min}, c_{max}\bigr) g_t
 
-  The relay of :func:`htga_optax.track_tail_index` and
-  :func:`htga_optax.scale_by_tail_index`, and SGD. With momentum the factor
-  scales what enters the momentum, not what leaves it.
+  It is a relay of :func:`htga_optax.track_tail_index`,
+  :func:`htga_optax.scale_by_tail_index` and SGD. With momentum, the factor
+  scales the input of the momentum, not its output.
 
   Args:
     learning_rate: :math:`\eta`, a number or a schedule.
     momentum: decay of the momentum; None for none.
     nesterov: whether the momentum is Nesterov's.
-    window_size: W, the norms that the tail index rests on (static); None for
+    window_size: W, the number of norms for the tail index (static); None for
       256.
-    k: how many of them are the tail (static); None for 16.
+    k: the number of largest norms that form the tail (static); None for 16.
     beta: the sensitivity; > 0 lowers the rate for heavier tails, < 0 raises it.
     target: :math:`\alpha_0`, the tail index at which the rate is unchanged.
     min_scale: lower bound of the factor.
     max_scale: upper bound of the factor.
-    level_decay: of the level that norms are taken over for the tail index; None
-      for the norms as they are.
+    level_decay: decay of the level by which norms are divided for the tail
+      index; None does not divide them.
     per_layer: True for a tail index and a rate of every leaf, or a regular
       expression as in :func:`htga_optax.by_norm`.
-    unless_rejected: whether to leave the rate alone while a Pareto tail is
+    unless_rejected: whether to leave the rate unchanged while a Pareto tail is
       rejected, see :func:`htga_optax.unless_rejected`.
     shard_axis_name: mapped axes over which the updates are split by hand.
 

@@ -1,4 +1,4 @@
-"""SGD with heavy-tailed noise of its mini-batches and truncated steps."""
+"""SGD with heavy-tailed mini-batch noise and truncated steps."""
 
 from jax.typing import ArrayLike
 import optax
@@ -24,40 +24,42 @@ def truncated_heavy_tailed_sgd(
     \theta_{t+1} = \theta_t - \varphi_b\bigl(\eta_t (g_{SB} + Z_t (g_{SB^*} -
       g_{LB}))\bigr), \qquad \varphi_b(w) = w \min(1, b/\|w\|)
 
-  by :func:`htga_optax.inflate_gradient_noise`, `optax.sgd` and
-  :func:`htga_optax.truncate`, whose pages say more. The methods that the source
-  compares are one argument apart:
+  It is a relay of :func:`htga_optax.inflate_gradient_noise`, `optax.sgd` and
+  :func:`htga_optax.truncate`; see there for more. The source compares these
+  methods, and each is a choice of arguments:
 
-  | method | updates | noise_updates | scale | threshold |
-  |---|---|---|---|---|
-  | Our 1 | g_SB | g_SB* - g_LB, SB* independent of SB | c | b |
-  | Our 2 | g_SB | g_SB - g_LB | c | b |
-  | SB+Noise | g_SB | as of either | c | None |
-  | SB+Clip | g_SB | | None | b |
-  | SB | g_SB | | None | None |
-  | LB | g_LB | | None | None |
+  ========  =======  ===================================  =====  =========
+  method    updates  noise_updates                        scale  threshold
+  ========  =======  ===================================  =====  =========
+  Our 1     g_SB     g_SB* - g_LB, SB* independent of SB  c      b
+  Our 2     g_SB     g_SB - g_LB                          c      b
+  SB+Noise  g_SB     as of either                         c      None
+  SB+Clip   g_SB     none                                 None   b
+  SB        g_SB     none                                 None   None
+  LB        g_LB     none                                 None   None
+  ========  =======  ===================================  =====  =========
 
-  The source's settings for a VGG11 on CIFAR-10, read from public code: a rate
-  of 0.01, batches of 32 and 256, b = 0.25, and no noise in the last sixth of
-  the run, which here is a schedule for `scale`.
+  The source's settings for a VGG11 on CIFAR-10, read from public code, are: a
+  rate of 0.01, batches of 32 and 256, b = 0.25, and no noise in the last sixth
+  of the run. Here, a schedule for `scale` turns the noise off.
 
   Args:
     learning_rate: :math:`\eta`, a number or a schedule.
     threshold: b, the longest step, in units of the parameters: a number, a
-      schedule, or None for steps of any length.
-    key: of the noise: a seed, a typed key or key data (static for
+      schedule or a :class:`Reading`; None for steps of any length.
+    key: the key of the noise: a seed, a typed key or key data (static for
       `optax.inject_hyperparams`).
     alpha: a, the tail index of Z, positive.
-    scale: c, a number or a schedule; None for no noise, and no second gradient.
-    gate: C, up to which Z counts as 0.
+    scale: c, a number or a schedule; None for no noise and no second gradient.
+    gate: C; a Z that is not above it counts as 0.
 
   Returns:
-    The optimizer, whose update takes `noise_updates`; see
+    The optimizer. Its `update` takes `noise_updates`; see
     :func:`htga_optax.noise_gradient`. `optax.tree.get` finds `noise_factor`.
 
   Raises:
     TypeError, ValueError: an invalid argument; the message contains its value.
-    ValueError: no `noise_updates`.
+    ValueError: `noise_updates` is missing.
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax

@@ -1,16 +1,16 @@
-r"""Curvature of a loss over a tree of parameters, by products with its Hessian.
+r"""Measures the curvature of a loss, by products with its Hessian.
 
-No matrix is formed. A product costs a few gradients,
+The parameters are a tree. No matrix is formed. A product is computed in forward
+mode over reverse mode, at the cost of a few gradients::
 
-    H v = d/dt grad L(theta + t v) at t = 0,
+    H v = d/dt grad L(theta + t v) at t = 0.
 
-forward over reverse, and everything else is made of products. Random signs z
-give the trace,
+Everything else is made of products. Random signs z give the trace::
 
     E z'Hz = tr H.
 
 The Krylov space of a vector v gives the largest eigenvalue: its largest Ritz
-value theta, with the Ritz vector y, is a lower bound,
+value theta, with the Ritz vector y, is a lower bound::
 
     K_m(v) = span(v, Hv, ..., H^(m-1) v),    Q'HQ = T tridiagonal,
     lambda_max >= theta,    |theta - some eigenvalue| <= ||Hy - theta y||.
@@ -21,8 +21,8 @@ the largest eigenvalue and not the largest in modulus. A large m is Lanczos'
 method.
 
 A product is a function `matvec` from trees to trees, linear and symmetric, for
-example that of :func:`hessian`. `num_matvecs` counts products and is the cost.
-Complex leaves count as pairs of real parameters.
+example that of :func:`hessian`. `num_matvecs` is the number of products, and
+measures the cost. Complex leaves count as pairs of real parameters.
 
 matfree (https://github.com/pnkraemer/matfree) has more: the diagonal, traces
 with less variance (Hutch++), functions of matrices.

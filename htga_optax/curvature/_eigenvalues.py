@@ -1,4 +1,4 @@
-"""The largest eigenvalue: Lanczos' method, and power iteration."""
+"""Approximates the largest eigenvalue: Lanczos' method and power iteration."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,18 +18,18 @@ from htga_optax.curvature._vectors import (
   without,
 )
 
-# A remainder that is smaller than this, relative to the vector, is rounding and
-# no new direction.
+# A remainder that is smaller than this, relative to the vector, is a rounding
+# error and not a new direction.
 _ROUNDING = 1e-5
 
 
 class Tridiagonal(NamedTuple):
-  """An orthonormal basis of a Krylov space, and H in it.
+  """An orthonormal basis of a Krylov space, and H in this basis.
 
   Attributes:
     diagonal: float32 [m].
-    off_diagonal: float32 [m]; the last entry is the norm of what H adds to the
-      space. It does not belong to the matrix.
+    off_diagonal: float32 [m]. The last entry does not belong to the matrix: it
+      is beta_m, the norm of the part of H q_m outside the space.
     basis: a tree of [m, ...], in the dtypes of the vector.
   """
 
@@ -48,14 +48,14 @@ def lanczos(matvec: Matvec, vector: Any, num_matvecs: int) -> Tridiagonal:
 
   Args:
     matvec: the product, see :func:`hessian`.
-    vector: the first one, of any length but zero.
-    num_matvecs: m (static); it keeps as many vectors.
+    vector: the first vector, of any length except zero.
+    num_matvecs: m (static); m vectors are kept in memory.
 
   Returns:
-    A :class:`Tridiagonal`. Where the space is complete before m vectors, as it
-    is in fewer than m dimensions, the remaining vectors are zero. Their entries
-    on the diagonal are below every eigenvalue of the rest, and decoupled from
-    it.
+    A :class:`Tridiagonal`. The space may be complete before m vectors, as it is
+    in fewer than m dimensions. Then the remaining vectors are zero. Their
+    entries on the diagonal are below all other eigenvalues, and are decoupled
+    from the rest.
 
   Raises:
     TypeError, ValueError: `num_matvecs` is not a static integer of at least 1.
@@ -88,7 +88,7 @@ def lanczos(matvec: Matvec, vector: Any, num_matvecs: int) -> Tridiagonal:
     beta = norm(w)
     beta = jnp.where(alive & (beta > _ROUNDING * largest), beta, 0.0)
     v = over(w, beta)
-    # After the basis was read, so that it is written in place.
+    # The basis is updated after it was read, so that it is written in place.
     basis = jax.tree.map(lambda b, x: b.at[i + 1].set(x, mode="drop"), basis, v)
     return (basis, v, largest), (alpha, beta)
 
@@ -106,7 +106,7 @@ class Eigenpair(NamedTuple):
   Attributes:
     value: the Ritz value, float32 [].
     vector: the Ritz vector of length 1, a tree.
-    residual_norm: an eigenvalue is within this distance of the value, float32
+    residual_norm: some eigenvalue is at most this far from the value, float32
       [].
   """
 
@@ -124,20 +124,20 @@ def top_eigenvalue(
     \theta = \frac{y'Hy}{y'y} \le \lambda_{max}
 
   It is the largest eigenvalue, not the largest in modulus. A vector of an
-  earlier step, when H was another matrix, is a good start. Where m vectors are
-  too much memory, call it with a small m again and again, each time from the
-  vector of the call before; for a loss, :func:`power_iteration` does this with
-  two vectors.
+  earlier step, when H was another matrix, is a good start. If m vectors need
+  too much memory, call it repeatedly with a small m, each time from the vector
+  of the call before; for a loss, :func:`power_iteration` does this with two
+  vectors.
 
-  What it does not do: find an eigenvalue whose vectors are all orthogonal to
-  the start; no random start is. The estimate is a lower bound. Nobody knows how
-  far below :math:`\lambda_{max}` it is: `residual_norm` bounds the distance to
-  some eigenvalue.
+  What it does not do: it does not find an eigenvalue whose vectors are all
+  orthogonal to the start; a random start is never orthogonal. The estimate is a
+  lower bound. Its distance to :math:`\lambda_{max}` is not known:
+  `residual_norm` bounds the distance to some eigenvalue.
 
   Args:
     matvec: the product, see :func:`hessian`.
     vector: v, the start, of any length; zero gives zero.
-    num_matvecs: m (static); it keeps as many vectors.
+    num_matvecs: m (static); m vectors are kept in memory.
 
   Returns:
     An :class:`Eigenpair`.
@@ -187,19 +187,19 @@ def power_iteration(
   It is power iteration with the best of all shifts, so it finds the largest
   eigenvalue, not the largest in modulus. Each step is that of
   :func:`top_eigenvalue` with two vectors, v and q, where q is the part of Hv
-  across v. The second product is only needed along q, where it is a second
-  derivative,
+  orthogonal to v. The second product is only needed along q, where it is a
+  second derivative,
 
   .. math:: q'Hq = \frac{d^2}{dt^2} L(\theta + tq) \Big|_{t=0}
 
-  which costs half as much as a product. It keeps two vectors.
+  which costs half as much as a product. It keeps two vectors in memory.
 
   Args:
     loss_fn: params -> loss, a real number.
     params: :math:`\theta`, floating-point leaves.
     vector: the start, of any length, in the dtypes of the parameters; zero
       gives zero.
-    num_matvecs: how many steps, with one product in each (static).
+    num_matvecs: the number of steps, with one product in each (static).
     axis_name: as for :func:`hessian`.
 
   Returns:
@@ -247,7 +247,7 @@ def power_iteration(
 def _next_vector(
   matvec: Matvec, vector: Any
 ) -> tuple[Any, jax.Array, jax.Array, Any]:
-  """v, a, b and q of Hv = a v + b q with orthonormal v and q."""
+  """v, a, b and q of Hv = a v + b q, where v and q are orthonormal."""
   v = unit(vector)
   w = matvec(v)
   a = dot(v, w)
@@ -262,7 +262,7 @@ def _ritz(
 ) -> tuple[jax.Array, jax.Array]:
   """The largest eigenvalue of [[a, b], [b, c]], b >= 0, and its vector [2].
 
-  With b = 0 there is no second vector, and no c.
+  If b = 0 there is no second vector, and c is not used.
   """
   d = jnp.where(b > 0, (c - a) / 2, 0.0)
   radius = jnp.sqrt(d**2 + b**2)

@@ -1,4 +1,4 @@
-"""Products with the Hessian of a loss."""
+"""Multiplies vectors by the Hessian of a loss."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ def hvp(loss_fn: Callable[[Any], jax.Array], params: Any, v: Any) -> Any:
 
   In a ReLU network a gradient takes two products of matrices for the first
   layer and three for every other layer. A product with the Hessian takes three
-  and seven, some of which run side by side on several cores. So it costs 1.5
+  and seven; some of these run in parallel on several cores. So it costs 1.5
   gradients where the first layer is the largest, and up to 7/3 elsewhere (`make
   bench`).
 
@@ -52,14 +52,14 @@ def hessian(
 ) -> Matvec:
   """The Hessian of a loss as a function of vectors, see :func:`hvp`.
 
-  Whatever does not depend on the vector is computed once for all products: the
-  activations of one gradient and their derivatives. They stay in memory as long
-  as products are taken.
+  Everything that does not depend on the vector is computed once for all
+  products: the activations of one gradient and their derivatives. They stay in
+  memory as long as products are computed.
 
   Args:
     loss_fn: params -> loss, a real number.
-    params: where, floating-point leaves. Products have their dtypes; those of
-      bfloat16 have few digits.
+    params: the point, floating-point leaves. Products have their dtypes; in
+      bfloat16 they have few digits.
     axis_name: mapped axes (`jax.pmap`, `jax.shard_map`, `jax.vmap`) over whose
       members the loss is averaged; None under jit, however arrays are sharded.
 

@@ -1,4 +1,4 @@
-"""The rise of the loss along its gradient."""
+"""Measures the rise of the loss along its gradient."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,10 +23,10 @@ def sam_sharpness(
   .. math:: L\Bigl(\theta + \rho \frac{\nabla L}{\|\nabla L\|}\Bigr) -
     L(\theta)
 
-  the first-order answer to :math:`\max_{\|\epsilon\| \le \rho} L(\theta +
-  \epsilon) - L(\theta)`, of sharpness-aware minimisation. Far from a minimum it
-  is :math:`\rho\|\nabla L\|`, which is no curvature. Where the gradient is zero
-  it is zero.
+  It approximates :math:`\max_{\|\epsilon\| \le \rho} L(\theta + \epsilon) -
+  L(\theta)` of sharpness-aware minimisation to first order. Far from a minimum
+  it is :math:`\rho\|\nabla L\|`, which is not a curvature. Where the gradient
+  is zero, it is zero.
 
   Args:
     loss_fn: params -> loss, a real number.

@@ -1,4 +1,4 @@
-"""Means over random draws: the trace, and the expected sharpness."""
+"""Estimates the trace and the expected sharpness, as means of random draws."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
   Attributes:
     value: the mean.
     standard_error: its standard error, estimated from the draws; infinite for
-      one draw, which does not show how draws scatter.
+      one draw, which does not show how draws vary.
   """
 
   value: jax.Array
@@ -34,14 +34,15 @@ def hutchinson_trace(
   .. math:: \operatorname{tr} H \approx \frac1m \sum_{i=1}^m z_i' H z_i,
     \qquad \operatorname{Var} = \frac2m \Bigl(\|H\|_F^2 - \sum_i H_{ii}^2\Bigr)
 
-  with independent entries :math:`\pm1` in :math:`z`. The error does not depend
+  The entries of z are :math:`\pm1` and independent. The error does not depend
   on the diagonal. Half the error costs four times the products. Where few
-  eigenvalues are large, Hutch++ needs fewer: see matfree.
+  eigenvalues are large, Hutch++ needs fewer products: see matfree.
 
   Args:
     matvec: the product, see :func:`hessian`.
     like: a tree like its vectors.
-    num_matvecs: m, how many products to take, one after the other (static).
+    num_matvecs: m, the number of products, computed one after the other
+      (static).
     key: a key of `jax.random`.
 
   Returns:
@@ -87,14 +88,14 @@ def expected_sharpness(
 
   .. math:: E |L(\theta + \nu) - L(\theta)|, \qquad \nu \sim N(0, \delta^2 1)
 
-  which is :math:`\frac{\delta^2}2 |\operatorname{tr} H|` in the limit of many
-  parameters and little noise.
+  For many parameters and little noise this tends to :math:`\frac{\delta^2}2
+  |\operatorname{tr} H|`.
 
   Args:
     loss_fn: params -> loss, a real number.
     params: :math:`\theta`, floating-point leaves.
     perturbation_scale: :math:`\delta`, in units of the parameters.
-    num_samples: how many losses to take, one after the other (static).
+    num_samples: the number of losses, computed one after the other (static).
     axis_name: as for :func:`hessian`.
     key: a key of `jax.random`.
 

@@ -1,4 +1,4 @@
-"""Trees of arrays as vectors: random ones, inner products, lengths."""
+"""Treats trees of arrays as vectors: random vectors, inner products, norms."""
 
 from collections.abc import Callable
 import functools
@@ -22,11 +22,11 @@ def sample_like(
     sampler: (key, shape, dtype) -> array of independent entries, as
       `jax.random.normal`.
     like: floating-point leaves, or `jax.ShapeDtypeStruct`.
-    key: a key of `jax.random`; every leaf gets its own from it.
+    key: a key of `jax.random`; every leaf gets its own key from it.
 
   Returns:
-    The tree. Its leaves are sharded as those of `like`. The real and imaginary
-    parts of complex leaves are independent.
+    The tree. Its leaves are sharded like those of `like`. The real and
+    imaginary parts of complex leaves are independent.
 
   Examples:
     >>> import jax, jax.numpy as jnp
@@ -64,9 +64,10 @@ def dimension(tree: Any) -> int:
 
 
 def dot(u: Any, v: Any, lead: int = 0) -> jax.Array:
-  """The inner product, of every vector in `u` if it has a leading axis.
+  """The inner product; if `u` has a leading axis, of every vector in `u`.
 
-  It is taken in float32 at least, and is that of real and imaginary parts.
+  It is computed in float32 at least. Real and imaginary parts of complex leaves
+  count as separate real entries.
   """
 
   def product(x, y):
@@ -104,7 +105,7 @@ def over(v: Any, length: jax.Array) -> Any:
 
 
 def combination(basis: Any, coefficients: jax.Array, like: Any) -> Any:
-  """Qc for a basis of m vectors, [m, ...], in the dtypes of `like`."""
+  """Qc for a basis Q of m vectors, [m, ...], in the dtypes of `like`."""
 
   def combined(b, x):
     precision = lax.Precision.HIGHEST

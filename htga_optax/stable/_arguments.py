@@ -1,4 +1,4 @@
-"""Arguments of the samplers, checked."""
+"""Checks the arguments of the samplers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from htga_optax import _checks
 
 
 def _one_key(key: ArrayLike) -> jax.Array:
-  """One key, typed, of a typed one or of key data."""
+  """One typed key, from a typed key or from key data."""
   one = jnp.asarray(key)
   if not jnp.issubdtype(one.dtype, dtypes.prng_key):
     one = jax.random.wrap_key_data(one)
@@ -26,7 +26,7 @@ def _one_key(key: ArrayLike) -> jax.Array:
 def _number(
   name: str, value: ArrayLike, holds: Callable[..., Any], must: str
 ) -> jax.Array:
-  """A parameter in float32, nan where it is out of range."""
+  """A parameter in float32; nan where it is out of range."""
   _checks.check_number(name, value, holds, must)
   value = jnp.asarray(value, jnp.float32)
   return jnp.where(holds(value), value, jnp.nan)
@@ -44,7 +44,7 @@ def _parameters(
 def _shape(
   shape: tuple[int, ...] | None, *parameters: jax.Array
 ) -> tuple[int, ...]:
-  """The shape of the result, to which the parameters broadcast."""
+  """The shape of the result; the parameters must broadcast to it."""
   common = jnp.broadcast_shapes(*(x.shape for x in parameters))
   if shape is None:
     return common
@@ -62,5 +62,5 @@ def _shape(
 
 def _dtype(dtype: Any) -> Any:
   if not jnp.issubdtype(dtype, jnp.floating):
-    raise TypeError(f"dtype must be a floating one, got {jnp.dtype(dtype)}.")
+    raise TypeError(f"dtype must be floating point, got {jnp.dtype(dtype)}.")
   return jnp.dtype(dtype)

@@ -16,11 +16,11 @@ def phi(t: ArrayLike, alpha: ArrayLike, beta: ArrayLike = 0.0) -> jax.Array:
     \phi(t) = E e^{itX} = \exp\bigl(-|t|^\alpha (1 + i\beta\,\mathrm{sgn}(t)
       \tan\tfrac{\pi\alpha}2 (|t|^{1-\alpha} - 1))\bigr)
 
-  and at alpha = 1 its limit, with :math:`\tfrac2\pi\log|t|` for the last two
-  factors.
+  At alpha = 1 it is the limit, in which :math:`\tfrac2\pi\log|t|` replaces the
+  last two factors.
 
   Args:
-    t: where, any shape.
+    t: the argument, any shape.
     alpha: the tail index, in (0, 2]; it broadcasts with t.
     beta: the skewness, in [-1, 1]; it broadcasts with t.
 

@@ -1,4 +1,4 @@
-"""Samples of stable laws."""
+"""Draws samples of stable laws."""
 
 import functools
 import math
@@ -23,7 +23,7 @@ from htga_optax.stable._threefry import _counters, _key_words, _words
 _PI = math.pi
 
 
-_NO_EPSILON = 1e-12  # far below the last bit of 1; its square is a float32
+_NO_EPSILON = 1e-12  # far below the last bit of 1; its square fits in float32
 
 
 _MOST = 88.0  # its exponential is finite, 1.65e38
@@ -36,55 +36,55 @@ def sample(
   shape: tuple[int, ...] | None = None,
   dtype: Any = jnp.float32,
 ) -> jax.Array:
-  r"""Independent samples of a standard stable law, in parametrization S0.
+  r"""Draws independent samples of a standard stable law, in parametrization S0.
 
   .. math::
     \log E e^{itX} = -|t|^\alpha \bigl(1 + i\beta\,\mathrm{sgn}(t)
       \tan\tfrac{\pi\alpha}2 (|t|^{1-\alpha} - 1)\bigr)
 
   Scale and location are those of ``scipy.stats.levy_stable`` with
-  ``parameterization = "S0"`` (SciPy's own default is S1, which is the same for
-  beta = 0 and otherwise shifted by :math:`\beta\tan(\pi\alpha/2)`): alpha = 2
-  is N(0, 2), and a sample of scale c is c times one of these. The formula is
-  that of Chambers, Mallows and Stuck in the S0 form (textbook); its arrangement
-  for float32 is derived here.
+  ``parameterization = "S0"``. (SciPy's default is S1, which is the same for
+  beta = 0 and otherwise shifted by :math:`\beta\tan(\pi\alpha/2)`.) At
+  alpha = 2 the law is N(0, 2). A sample of scale c is c times a standard one.
+  The formula is that of Chambers, Mallows and Stuck in the S0 form (textbook);
+  its arrangement for float32 is derived here.
 
-  Angle and exponential variable have 32 bits each, none of which is lost where
-  the tail is: frequencies beyond the quantiles of 1e-6 and 1e-7 are right in
-  1e9 draws (`benchmarks/stable_tails.py`). The largest sample has a probability
-  of about 2e-10 on each side. Nothing is infinite or nan: what exceeds the
-  dtype becomes its largest number, in float32 with a probability of about
-  10^(-38 alpha), in float16 often.
+  The angle and the exponential variable have 32 bits each, and keep all of them
+  in the tail. In 1e9 draws, the frequencies beyond the quantiles of 1e-6 and
+  1e-7 agree with the law (`benchmarks/README.md`). The largest sample has a
+  probability of about 2e-10 on each side. Samples are never infinite or nan: a
+  value beyond the dtype becomes its largest number. In float32 this has a
+  probability of about 10^(-38 alpha); in float16 it is frequent.
 
   Args:
-    key: one key, typed or as uint32 key data. With threefry2x32, JAX's default
-      generator, the two words of which a sample is made are those that
-      ``jax.random.bits(key, shape)`` returns the exclusive or of (with
-      ``jax_threefry_partitionable``, the default): use a key for one or the
-      other. Any other generator gives two words, by `jax.random.bits`, which
-      become the key of threefry2x32.
+    key: one key, typed or as uint32 key data. A sample is made of two words of
+      threefry2x32, JAX's default generator. ``jax.random.bits(key, shape)``
+      returns the exclusive or of the same two words (with
+      ``jax_threefry_partitionable``, the default), so do not use one key for
+      both. Another generator gives two words by `jax.random.bits`, which become
+      the key of threefry2x32.
     alpha: the tail index, in (0, 2]; smaller is heavier. It may be traced, or
-      an array that broadcasts to `shape`; nan comes of a value out of range
-      that could not be checked.
-    beta: the skewness, in [-1, 1], as alpha; without effect at alpha = 2. The
-      number 0 takes two thirds of the time of any other.
-    shape: of the result (static); None for that of alpha and beta. No axis may
-      have 2^32 entries, all together may.
-    dtype: of the result. Samples are made in float32 and rounded to it, so that
-      float64 has no more digits.
+      an array that broadcasts to `shape`. A value out of range gives nan if it
+      could not be checked.
+    beta: the skewness, in [-1, 1], traced or an array, as alpha; without effect
+      at alpha = 2. The number 0 takes two thirds of the time of any other.
+    shape: the shape of the result (static); None for that of alpha and beta. No
+      axis may have 2^32 entries, but all together may.
+    dtype: the dtype of the result. Samples are made in float32 and then
+      rounded, so float64 has no more digits.
 
   Returns:
-    The samples, `shape`, `dtype`. The words of an entry depend on the key and
-    its row-major place alone, so that a sharded array is the whole one; another
-    program around it may round otherwise. Under `jax.shard_map` and `jax.pmap`
-    fold the device's index into the key. Gradients in alpha and beta, at fixed
-    words, are finite; with beta, that in alpha is within 1e-6/|1 - alpha| of
-    the true one, which close to alpha = 1 says nothing.
+    The samples, `shape`, `dtype`. The words of an entry depend only on the key
+    and on its row-major place, so a sharded array equals the whole one. In
+    another program the rounding may differ. Under `jax.shard_map` and
+    `jax.pmap`, fold the device's index into the key. Gradients in alpha and
+    beta, at fixed words, are finite. With beta, the gradient in alpha is within
+    ``1e-6/|1 - alpha|`` of the true one; close to alpha = 1 it is meaningless.
 
   Raises:
-    TypeError: dtype is not a floating one.
-    ValueError: alpha or beta out of range or not broadcastable to `shape`, more
-      than one key, or an axis of 2^32 entries.
+    TypeError: `dtype` is not floating point.
+    ValueError: alpha or beta is out of range or does not broadcast to `shape`;
+      there is more than one key, or an axis of 2^32 entries.
 
   Examples:
     >>> import jax
@@ -117,28 +117,28 @@ def positive(
   shape: tuple[int, ...] | None = None,
   dtype: Any = jnp.float32,
 ) -> jax.Array:
-  r"""Independent samples of the positive stable law of index alpha in (0, 1].
+  r"""Draws independent samples of the positive stable law, alpha in (0, 1].
 
   .. math::
     A = \frac{\sin\alpha U}{\sin U} \Bigl(\frac{\sin\epsilon U}{W\sin U}
       \Bigr)^{\epsilon/\alpha}, \quad U \sim U(0, \pi), \;
       \epsilon = 1 - \alpha, \qquad E e^{-\lambda A} = e^{-\lambda^\alpha}
 
-  Kanter's formula. A random variance of this law turns a Gaussian into a
-  stable law, see :func:`isotropic`; at alpha = 1 it is the constant 1.
+  This is Kanter's formula. A Gaussian with a random variance of this law has a
+  stable law, see :func:`isotropic`. At alpha = 1 the sample is the constant 1.
 
   Args:
     key: one key, as in :func:`sample`.
     alpha: the index, in (0, 1], as in :func:`sample`.
-    shape: of the result (static); None for that of alpha.
-    dtype: of the result, as in :func:`sample`.
+    shape: the shape of the result (static); None for that of alpha.
+    dtype: the dtype of the result, as in :func:`sample`.
 
   Returns:
-    The samples, `shape`, `dtype`; above 0 but where the dtype rounds to 0, and
-    finite.
+    The samples, `shape`, `dtype`; finite and above 0, except where the dtype
+    rounds to 0.
 
   Raises:
-    TypeError: dtype is not a floating one.
+    TypeError: `dtype` is not floating point.
     ValueError: as in :func:`sample`.
 
   Examples:
@@ -164,29 +164,31 @@ def isotropic(
   shape: tuple[int, ...],
   dtype: Any = jnp.float32,
 ) -> jax.Array:
-  r"""Vectors of a stable law that knows no direction.
+  r"""Draws vectors of a stable law that is the same in all directions.
 
   .. math::
     X = \sqrt{2A}\, G, \qquad E e^{i\langle t, X\rangle} = e^{-\|t\|^\alpha}
 
-  with G of independent N(0, 1) and one A of the :func:`positive` law of index
-  alpha/2 per vector. A coordinate alone is a sample of the symmetric law, but
-  all coordinates of a vector are large together, where those of :func:`sample`
-  are large one by one: the former jumps anywhere, the latter along an axis.
+  G has independent N(0, 1) entries. Each vector has one A, of the
+  :func:`positive` law of index alpha/2. A single coordinate is a sample of the
+  symmetric law. All coordinates of a vector are large together, so it jumps in
+  any direction. The entries of :func:`sample` are large one by one, so a vector
+  of them jumps along an axis.
 
   Args:
     key: one key, as in :func:`sample`.
     alpha: the tail index, in (0, 2], as in :func:`sample`; it broadcasts to
       `shape` without the last axis.
-    shape: of the result (static); the last axis holds the coordinates.
-    dtype: of the result, as in :func:`sample`.
+    shape: the shape of the result (static); the last axis holds the
+      coordinates.
+    dtype: the dtype of the result, as in :func:`sample`.
 
   Returns:
-    The vectors, `shape`, `dtype`; finite. A is at most 3e38, so that entries
-    beyond 1e19, of probability 10^(-19 alpha), are too small.
+    The vectors, `shape`, `dtype`; finite. A is at most 3e38, so entries beyond
+    1e19 are too small; their probability is 10^(-19 alpha).
 
   Raises:
-    TypeError: dtype is not a floating one.
+    TypeError: `dtype` is not floating point.
     ValueError: as in :func:`sample`, or shape has no axis.
 
   Examples:
@@ -218,7 +220,7 @@ def _sample(
   if beta is None:
     e, d = jnp.abs(1 - alpha), jnp.minimum(alpha, 2 - alpha)  # e + d = 1
     n = _sin(_PI / 2 * d + e * w)  # the angle is pi/2 - e |V|
-    # Of two angles whose sum is pi, the smaller is the exact one.
+    # Two angles whose sum is pi have one sine; the smaller angle is exact.
     odd = _sin(jnp.minimum(alpha * v, _PI / 2 * (2 - alpha) + alpha * w))
     y = jnp.minimum((1 - alpha) / alpha * _log(n * inverse), _MOST)
     return _rounded(s * odd * (exponential * inverse) * jnp.exp(y), dtype)
@@ -251,7 +253,7 @@ def _positive(
 def _skewed(
   alpha: jax.Array, beta: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Returns eps = 1 - alpha but never 0, |eps|, 1 - |eps|, and t = T/eps."""
+  """Returns eps = 1 - alpha (never 0), its size e, 1 - e, and t = T/eps."""
   d = jnp.minimum(alpha, 2 - alpha)
   eps = 1 - alpha
   e = jnp.maximum(jnp.abs(eps), _NO_EPSILON)
@@ -263,26 +265,26 @@ def _skewed(
 def _variables(
   key: jax.Array, shape: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Sign of V, w = pi/2 - |V|, |V|, and W of Exp(1), all fine about 0."""
+  """Sign of V, w = pi/2 - v, v = abs(V), W of Exp(1); all precise near 0."""
   word, other = _words(key, _counters(shape))
   angle, r = _centred(word), _centred(other)
-  # All bits but the sign flipped: one half less the angle.
+  # With all bits but the sign flipped it is one half minus the angle.
   rest = _centred(word ^ np.uint32(0x7FFFFFFF))
   w, v = _PI * jnp.abs(angle), _PI * jnp.abs(rest)
-  # W = -log(r mod 1), by log1p where r < 0: with what 1 + r was rounded by.
+  # W = -log(r mod 1). Where r < 0, it adds the rounding error of 1 + r.
   whole = jnp.where(r < 0, 1.0, 0.0)
   u = whole + r
   return jnp.sign(angle), w, v, -(_log(u) + (r - (u - whole)))
 
 
 def _centred(word: jax.Array) -> jax.Array:
-  """A word as a float32 in [-1/2, 1/2], never 0, fine about 0."""
+  """A word as a float32 in [-1/2, 1/2], never 0, precise near 0."""
   signed = lax.bitcast_convert_type(word, jnp.int32)
   return (signed.astype(jnp.float32) + 0.5) * 2.0**-32
 
 
 def _sin(x: jax.Array) -> jax.Array:
-  """Sine on [0, pi/2] within 2 units in the last place, without a call."""
+  """Sine on [0, pi/2], within 2 units in the last place, without a call."""
   z = x * x
   p = 2.60578047e-06
   for c in (-1.98096028e-04, 8.33306625e-03, -1.66666596e-01):
@@ -291,10 +293,11 @@ def _sin(x: jax.Array) -> jax.Array:
 
 
 def _log(x: jax.Array) -> jax.Array:
-  """Logarithm of a positive normal number within 2 units in the last place.
+  """Logarithm of a positive normal number, within 2 units in the last place.
 
-  Of x = 2^k (1 + f), with 1 + f from sqrt(1/2) to sqrt(2). XLA's also serves
-  zeros, subnormals, infinities and nan, and makes a sample a quarter dearer.
+  x = 2^k (1 + f), with 1 + f from sqrt(1/2) to sqrt(2). XLA's logarithm also
+  handles zeros, subnormals, infinities and nan; with it a sample would cost a
+  quarter more.
   """
   bits = lax.bitcast_convert_type(x, jnp.int32)
   k = bits - np.int32(0x3F3504F3) >> 23  # of sqrt(1/2)

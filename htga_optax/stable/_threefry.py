@@ -1,4 +1,4 @@
-"""Random words of threefry2x32, counted by the place in the array."""
+"""Makes random words by threefry2x32, counted by the place in the array."""
 
 import math
 
@@ -40,7 +40,7 @@ def _counters(shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
 
 
 def _high_product(x: jax.Array, size: int) -> jax.Array:
-  """The upper word of x * size, by halves of words."""
+  """The upper word of x * size, computed from halves of words."""
   top, bottom = np.uint32(size >> 16), np.uint32(size & 0xFFFF)
   half, mask = np.uint32(16), np.uint32(0xFFFF)
   a = (x >> half) * bottom + ((x & mask) * bottom >> half)
