@@ -143,14 +143,13 @@ def htga(
 
   .. math:: \theta_{t+1} = \theta_t - \eta_t g'_t
 
-  :math:`g'` is that of :func:`scale_by_htga`. The optional momentum is taken of
-  :math:`g'`.
+  :math:`g'` is that of :func:`scale_by_htga`, which explains all arguments that
+  are not listed here. The optional momentum is taken of :math:`g'`.
 
   Args:
     learning_rate: :math:`\eta`, a number or a schedule.
     momentum: decay of the momentum; None for none.
     nesterov: whether the momentum is Nesterov's.
-    All others: as in :func:`scale_by_htga`.
 
   Returns:
     The optimizer.

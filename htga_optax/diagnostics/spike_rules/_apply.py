@@ -51,8 +51,9 @@ def apply(
       compiled program is reused for the same functions.
 
   Returns:
-    By the name of the rule, the norms after it, float64 [n]: the norm itself
-    where the rule does not change the step, and 0 where it skips the step.
+    The norms after each rule, as a dict from its name to float64 [n]. Such a
+    norm is the norm itself where the rule does not change the step, and 0 where
+    it skips the step.
 
   Raises:
     ValueError: the norms are negative or not one-dimensional.
