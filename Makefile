@@ -69,13 +69,14 @@ test-matrix:  ## run test-wheel on every Python, then test-oldest
 # The clients get their own venv, so that their requirements do not change the
 # versions that the other tests use.
 CLIENTS := build/clients
-test-clients:  ## train in numpyro, blackjax, equinox, ... (tests/clients)
+test-clients:  ## train in numpyro, blackjax, equinox, ... and run their pages
 	test -d $(CLIENTS) || $(PYTHON) -m venv $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install --quiet --upgrade pip
 	$(CLIENTS)/bin/python -m pip install --quiet --editable \
 	  '.[clients,examples]' 'pytest>=8.3.1' 'pytest-timeout>=2.4' \
 	  'pytest-xdist>=3.6.1'
-	$(CLIENTS)/bin/python -m pytest -n auto -m 'slow or not slow' tests/clients
+	$(CLIENTS)/bin/python -m pytest -n auto -m 'slow or not slow' tests/clients \
+	  tests/test_readme.py
 
 # The lower bounds of pyproject.toml.
 OLDEST := jax==0.7.0 jaxlib==0.7.0 optax==0.2.6 flax==0.11.2 chex==0.1.90 \

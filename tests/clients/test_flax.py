@@ -1,5 +1,5 @@
 """Flax: layers stacked by `nn.scan` count as layers; nnx with LoRA trains only
-the adapters, by `wrt`. (Both APIs' usual ways are in the README.)"""
+the adapters, by `wrt`. (Both APIs' usual ways are in docs/use/flax.md.)"""
 
 import client
 from flax import linen as nn
