@@ -255,9 +255,9 @@ def reading(runs: list[Run], learning_rate: float) -> str:
   return (
     "Gradient descent on the whole sample"
     f" {'settles' if rose else 'does not settle'} within"
-    f" {100 * TOLERANCE:.0f} % of 2/eta: its sharpness goes from {first:.2f} to"
-    f" {last:.2f}, in units of 2/eta. With mini-batches, the sharpness of the"
-    f" whole sample ends at {settled['mini-batches']:.2f}."
+    f" {100 * TOLERANCE:.0f} % of 2/eta: in units of 2/eta, its sharpness goes"
+    f" from {first:.2f} to a mean of {last:.2f} in the last quarter. With"
+    f" mini-batches this mean is {settled['mini-batches']:.2f}."
   )
 
 
@@ -285,7 +285,7 @@ def draw(runs: list[Run], path: Path, title: str, learning_rate: float) -> None:
   for ax in axes.flat:
     ax.margins(x=0)
   headings = [
-    f"steps on {batch}: {quantity}"
+    f"steps on {batch.replace('whole', 'the whole')}: {quantity}"
     for quantity in ("loss", "sharpness", "alpha of the noise")
     for batch in BATCHES
   ]

@@ -315,7 +315,7 @@ SHOWN = ("synthetic, d = 10", "diabetes", "wine, random features")
 
 def draw(results: list[Result], path: Path) -> None:
   """Writes the picture: QQ plots of SGD, and tails of SGD and hSGD."""
-  axes = pictures.panels(3, len(SHOWN), height=8.2)
+  axes = pictures.panels(3, len(SHOWN), height=8.0)
   by = {(r.problem, r.process): r for r in results}
   for column, name in zip(axes.T, SHOWN):
     sgd = by[name, "SGD"]
@@ -342,8 +342,10 @@ def draw_quantiles(ax, result: Result, family: str) -> None:
   ax.plot(of[shown], x[ranks][shown], ms=3, **LOOKS["SGD"].points)
   rejected = np.sum(test.pvalues < LEVEL)
   letter = "df" if family == "Student t" else r"$\alpha$"
+  shape = test.fitted.shape[0]
+  value = f"{shape:.{2 if shape < 100 else 0}f}"
   ax.set(
-    xlabel=f"{family}, {letter} = {test.fitted.shape[0]:.4g}",
+    xlabel=f"quantile of {family}, {letter} = {value}",
     ylabel="quantile of SGD",
     xlim=(-limit, limit),
     ylim=(-limit, limit),
@@ -371,7 +373,7 @@ def draw_tails(ax, sgd: Result, of_hsgd: Result) -> None:
     label = f"t law with the variance of hSGD, df = {which} bound"
     ax.plot(x, 2 * law.sf(x), color="black", ls=dashes, label=label)
   low, high = sgd.bounds
-  text = rf"$\gamma$ = {sgd.rate:.2g}" + f"\nbounds {low:.1f} to {high:.1f}"
+  text = rf"$\gamma$ = {sgd.rate:.2g}" + f"\nbounds {low:.1f}–{high:.1f}"
   for result in (sgd, of_hsgd):
     text += f"\nHill, {result.process}: {result.hill[0]:.1f}"
   ax.text(0.04, 0.04, text, transform=ax.transAxes, fontsize="small")

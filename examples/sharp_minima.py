@@ -539,7 +539,7 @@ def draw_curve(ax) -> None:
   left, y = -0.55, -0.62
   ax.plot([left, left + THRESHOLD], [y, y], "|-k", lw=1.5, markersize=9)
   text = {"ha": "center", "va": "bottom", "fontsize": "small"}
-  ax.text(left + THRESHOLD / 2, y + 0.02, f"b = {THRESHOLD}", **text)
+  ax.text(left + THRESHOLD / 2, y + 0.04, f"b = {THRESHOLD}", **text)
   start = float(ONE.start[0]), float(curve(ONE.start[0]))
   arrow = {"arrowstyle": "->"}
   ax.annotate("start", start, (0.3, 0.06), arrowprops=arrow, **text)
@@ -579,7 +579,7 @@ def draw_plane(ax, name: str, positions: dict[str, np.ndarray]) -> None:
   ax.contour(side, side, loss, levels, **look)
   points = positions[name]
   for chain in range(min(3, points.shape[1])):
-    path = points[:: max(1, len(points) // 500), chain]
+    path = points[:: max(1, len(points) // 300), chain]
     ax.plot(*path.T, color=LOOKS[name].color, lw=0.5)
   mark(ax, TWO)
   text = {"ha": "center", "fontsize": "small"}
@@ -609,7 +609,7 @@ def draw_exits(ax, scalings: list[Scaling]) -> None:
   etas = np.concatenate([s.well.etas for s in scalings])
   times = np.concatenate([s.times[s.exits > 0] for s in scalings] + [[1e5]])
   ax.set(xlim=(etas.min() / 1.5, etas.max() * 1.5), xscale="log")
-  ax.set(ylim=(times.min() / 2, times.max() * 15), yscale="log")
+  ax.set(ylim=(times.min() / 2, times.max() * 100), yscale="log")
   if ax.get_legend_handles_labels()[0]:
     ax.legend(frameon=False, fontsize="small", loc="upper right")
 
