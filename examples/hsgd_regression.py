@@ -345,7 +345,7 @@ def draw_quantiles(ax, result: Result, family: str) -> None:
   shape = test.fitted.shape[0]
   value = f"{shape:.{2 if shape < 100 else 0}f}"
   ax.set(
-    xlabel=f"quantile of {family}, {letter} = {value}",
+    xlabel=f"quantile of {family.split()[-1]}, {letter} = {value}",
     ylabel="quantile of SGD",
     xlim=(-limit, limit),
     ylim=(-limit, limit),
@@ -373,7 +373,7 @@ def draw_tails(ax, sgd: Result, of_hsgd: Result) -> None:
     label = f"t law with the variance of hSGD, df = {which} bound"
     ax.plot(x, 2 * law.sf(x), color="black", ls=dashes, label=label)
   low, high = sgd.bounds
-  text = rf"$\gamma$ = {sgd.rate:.2g}" + f"\nbounds {low:.1f}–{high:.1f}"
+  text = rf"$\gamma$ = {sgd.rate:.2g}" + f"\nbounds {low:.1f}, {high:.1f}"
   for result in (sgd, of_hsgd):
     text += f"\nHill, {result.process}: {result.hill[0]:.1f}"
   ax.text(0.04, 0.04, text, transform=ax.transAxes, fontsize="small")

@@ -53,7 +53,7 @@ def machine(command: str, seconds: float) -> str:
   packages = ("jax", "optax", "numpy")
   versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
   return (
-    f"Written by `{command}` in {seconds / 60:.0f} minutes on {cpu},"
+    f"Written by `{command}` in {seconds / 60:.0f} min on {cpu},"
     f" {os.cpu_count()} cores; Python {platform.python_version()}, {versions};"
     f" {datetime.date.today().isoformat()}."
   )

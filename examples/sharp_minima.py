@@ -579,7 +579,7 @@ def draw_plane(ax, name: str, positions: dict[str, np.ndarray]) -> None:
   ax.contour(side, side, loss, levels, **look)
   points = positions[name]
   for chain in range(min(3, points.shape[1])):
-    path = points[:: max(1, len(points) // 300), chain]
+    path = points[:: max(1, len(points) // 200), chain]
     ax.plot(*path.T, color=LOOKS[name].color, lw=0.5)
   mark(ax, TWO)
   text = {"ha": "center", "fontsize": "small"}
