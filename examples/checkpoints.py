@@ -1,9 +1,10 @@
-"""Checkpoints of a run that may be killed at any moment, by orbax.
+"""Orbax checkpoints of a run that may be killed at any moment.
 
-A checkpoint has the logical state (see training.py), which knows no devices;
-the arguments that make the run what it is; and for each array its type and the
-sum of its words, since a file that was damaged can be read without an error.
-What cannot be gone on from is a `CheckpointError`, a sentence.
+A checkpoint contains the logical state (see training.py), which does not depend
+on the devices, and the arguments that determine the result of the run. For each
+array it also contains the type and the sum of its words, because a damaged file
+can sometimes be read without an error. A checkpoint that cannot be used raises
+a `CheckpointError` with one sentence.
 """
 
 import contextlib
@@ -26,7 +27,7 @@ import htga_optax
 
 
 class CheckpointError(Exception):
-  """A checkpoint cannot be gone on from; the message says why, in one line."""
+  """A checkpoint cannot be used. The message is one line with the reason."""
 
 
 class Checkpoints:
@@ -39,17 +40,17 @@ class Checkpoints:
     arguments: dict[str, Any],
     keep: int = 3,
   ):
-    """Opens the folder, or makes it; removes what a killed run left half.
+    """Opens or creates the folder; removes incomplete checkpoints.
 
     Args:
-      folder: where, for several hosts one that all see.
-      abstract: the state that is wanted: shapes, dtypes and shardings.
-      arguments: those of the run, for JSON, without which another result comes
-        out; not those that say on how many devices it runs.
-      keep: how many checkpoints stay.
+      folder: the folder. With several hosts, all hosts must see it.
+      abstract: the shapes, dtypes and shardings of the state to restore.
+      arguments: the arguments that determine the result of the run, as JSON
+        values. The number of devices is not one of them.
+      keep: the number of checkpoints to keep.
 
     Raises:
-      OSError: the folder cannot be made.
+      OSError: the folder cannot be created.
     """
     self.folder = Path(folder).expanduser().absolute()
     self.abstract, self.arguments = abstract, arguments
@@ -62,7 +63,7 @@ class Checkpoints:
     )
 
   def save(self, step: int, state: Any) -> None:
-    """Copies the state, and writes it while the next steps are taken."""
+    """Copies the state, and writes the copy during the next steps."""
     run = {
       "arguments": self.arguments,
       "htga_optax": htga_optax.__version__,
@@ -77,10 +78,10 @@ class Checkpoints:
     )
 
   def restore(self) -> tuple[int, Any] | None:
-    """The last step and its state; None where there is no checkpoint.
+    """The last saved step and its state; None without a checkpoint.
 
     Raises:
-      CheckpointError: it is of another run or version, or damaged.
+      CheckpointError: the checkpoint is damaged, or of another run or version.
     """
     step = self.manager.latest_step()
     if step is None:
@@ -103,39 +104,39 @@ class Checkpoints:
     return step, state
 
   def close(self) -> None:
-    """Waits for what is being written."""
+    """Waits until all checkpoints are written."""
     self.manager.close()
 
   def _compare(self, step, saved, types_saved, version) -> None:
-    """Checks that the checkpoint is one of this run."""
+    """Checks that the checkpoint belongs to this run."""
     for name, ours in self.arguments.items():
       if saved.get(name) != ours:
         option = "--" + name.replace("_", "-")
         raise CheckpointError(
           f"{self.folder} has the checkpoints of a run with {option}"
-          f" {saved.get(name)}, and this one has {ours}: take another folder."
+          f" {saved.get(name)}, and this one has {ours}: use another folder."
         )
     wanted = types(self.abstract)
     for name in (*wanted, *types_saved):
       then, now = types_saved.get(name, "none"), wanted.get(name, "none")
       if then != now:
         raise CheckpointError(
-          f"{self.folder / str(step)} is of htga_optax {version}, this is"
-          f" {htga_optax.__version__}, and {name} was {then} and is {now}: go"
-          " on with that version, or take another folder."
+          f"{self.folder / str(step)} was written by htga_optax {version}, this"
+          f" is {htga_optax.__version__}, and {name} was {then} and is {now}:"
+          " continue with that version, or use another folder."
         )
 
   @contextlib.contextmanager
   def _readable(self, step: int):
-    """Says in one line that a checkpoint cannot be read, and what to do."""
+    """Turns a failure to read into one line with the remedy."""
     shown = sys.excepthook
-    # The threads of orbax print tracebacks beside the one that is raised.
+    # The threads of orbax would print tracebacks of their own.
     sys.excepthook = lambda *args: None
     try:
       yield
-    except Exception as error:  # whatever file systems and formats may raise
+    except Exception as error:  # file systems and formats raise many kinds
       before = [s for s in self.manager.all_steps() if s < step]
-      then = f"go on from step {max(before)}" if before else "start anew"
+      then = f"go on from step {max(before)}" if before else "start again"
       raise CheckpointError(
         f"{self.folder / str(step)} is damaged ({cli.first_line(error)[:200]}):"
         f" remove it to {then}."
@@ -145,7 +146,7 @@ class Checkpoints:
 
 
 def types(tree: Any) -> dict[str, str]:
-  """What each array is, by its path: "float32[3,4]"."""
+  """The type of each array, by its path: "float32[3,4]"."""
   return {
     _name(path): f"{x.dtype}{list(x.shape)}".replace(" ", "")
     for path, x in tree_leaves_with_path(tree)
@@ -155,7 +156,7 @@ def types(tree: Any) -> dict[str, str]:
 def sums(tree: Any) -> dict[str, int]:
   """The sum of the words of each array, modulo 2^32, by its path.
 
-  It is another one if any single word is, whatever the device.
+  A change of a single word changes the sum. The device has no influence on it.
   """
   paths = [_name(path) for path, _ in tree_leaves_with_path(tree)]
   leaves = jax.tree.leaves(tree)
@@ -174,6 +175,6 @@ def _sums(leaves: list[jax.Array]) -> jax.Array:
 
 
 def _name(path) -> str:
-  # The variables of nnx end every path in ".value".
+  # Every path of an nnx variable ends in ".value".
   keys = [key for key in path if key != GetAttrKey("value")]
   return "/".join(keystr([key], simple=True) for key in keys)

@@ -1,4 +1,4 @@
-"""What the command lines of the examples share: every failure is one line."""
+"""Parts of the command lines of all examples. Every failure is one line."""
 
 import argparse
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-  """A parser whose complaint is one line, and the exit status 1."""
+  """A parser that reports an error in one line, with exit status 1."""
 
   def __init__(self, name: str, description: str | None):
     super().__init__(
@@ -21,12 +21,12 @@ class Parser(argparse.ArgumentParser):
     self.name = name
 
   def error(self, message: str) -> NoReturn:
-    """Exits."""
+    """Ends the program with the message."""
     sys.exit(f"{self.name}: {message}")
 
 
 def count(text: str, least: int = 1) -> int:
-  """An argument that must be an integer of `least` or more."""
+  """Parses an argument that must be an integer and at least `least`."""
   if not text.isdecimal() or not least <= int(text) < 2**31:
     raise argparse.ArgumentTypeError(
       f"must be {least}, {least + 1}, ..., got {text}"
@@ -35,7 +35,7 @@ def count(text: str, least: int = 1) -> int:
 
 
 def picture(text: str) -> Path:
-  """An argument that must be a .png file that can be written."""
+  """Parses an argument that must be the path of a writable .png file."""
   path = Path(text).expanduser()
   if path.suffix.lower() != ".png":
     raise argparse.ArgumentTypeError(f"must end in .png, got {text}")
@@ -48,15 +48,16 @@ def picture(text: str) -> Path:
 def one_line(
   name: str, *errors: type[Exception], extra: str = "examples"
 ) -> Iterator[None]:
-  """Ends the program with one line where something is missing or fails.
+  """Ends the program with one line if an import is missing or the block fails.
 
   Args:
-    name: of the example, with which the line begins.
-    *errors: what may fail, with the first line of its message.
-    extra: of the package, which brings what cannot be imported.
+    name: the name of the example. The line begins with it.
+    *errors: the errors that end the program. The line contains the first line
+      of their message.
+    extra: the extra of the package that installs a missing import.
 
   Yields:
-    Once, for the block: the imports of the example, or its run.
+    Nothing. The block is the imports of the example, or its run.
   """
   try:
     yield
@@ -71,10 +72,10 @@ def one_line(
 
 
 def command(name: str) -> str:
-  """The command line of an example, to be given again."""
+  """The command line of this run of an example."""
   return " ".join(["python", f"examples/{name}.py", *sys.argv[1:]])
 
 
 def first_line(error: Exception) -> str:
-  """The first line of an error, or its type where it says nothing."""
+  """The first line of an error's message, or the error's type without one."""
   return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,24 +1,24 @@
-"""Images and text for the examples, as NumPy arrays.
+"""Loads images and text for the examples, as NumPy arrays.
 
-    digits                              comes with scikit-learn, no network
-    mnist, fashion_mnist, cifar10       the official TensorFlow Datasets
+    digits                              from scikit-learn, needs no network
+    mnist, fashion_mnist, cifar10       from TensorFlow Datasets (TFDS)
     PATH.npz                            x_train, y_train, x_test, y_test
 
-    tiny_shakespeare                    characters, by TensorFlow Datasets too
-    ptb                                 words, of files that you have
+    tiny_shakespeare                    characters, from TFDS
+    ptb                                 words, from your own files
     PATH.txt                            characters, the last tenth for the test
 
-TensorFlow is needed once, to prepare a data set of TensorFlow Datasets; it is
-then read without. The Penn Treebank is licensed and not downloaded: its files
-ptb.train.txt and ptb.test.txt, plain or with .gz, are those of Mikolov's
-language models.
+TFDS needs TensorFlow once, to prepare a data set, and reads it later without
+TensorFlow. The Penn Treebank (ptb) is licensed and not downloaded. Its files
+are those of Mikolov's language models: ptb.train.txt and ptb.test.txt, plain or
+with .gz.
 
-Tokens are numbered in the order of the sorted symbols of the training text.
-What only the test text has counts as `UNKNOWN`; where the training text does
-not have that itself, as the Penn Treebank does, it is one symbol more, which no
-model is taught.
+Tokens are the numbers of the sorted symbols of the training text. A symbol that
+only the test text has is replaced by `UNKNOWN`. The Penn Treebank contains this
+symbol in its training text. Another text gets it as one more symbol, which no
+model learns.
 
-What can go wrong on the user's side is a `DataError`, a sentence.
+A mistake of the user raises a `DataError` with one sentence.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,15 +43,15 @@ END = "<eos>"  # of a line, where tokens are words
 
 
 class DataError(Exception):
-  """A data set cannot be had; the message says why, in one line."""
+  """A data set cannot be loaded. The message is one line with the reason."""
 
 
 class Dataset(NamedTuple):
-  """Images or windows of text, and what is to be guessed of each.
+  """Inputs x (images or windows of text) and targets y.
 
-  Of images, x is uint8 [n, height, width, channels] and y the class, int32 [n].
-  Of text, x and y are int32 [n, length], tokens and the next tokens, and
-  `vocabulary` has the symbol of each token.
+  For images, x is uint8 [n, height, width, channels], and y is the class, int32
+  [n]. For text, x and y are int32 [n, length]: tokens, and the next tokens.
+  `vocabulary` then has the symbol of each token.
   """
 
   x_train: np.ndarray
@@ -63,28 +63,28 @@ class Dataset(NamedTuple):
 
   @property
   def classes(self) -> int:
-    """How many values y may take."""
+    """The number of values of y."""
     largest = max(y.max() for y in (self.y_train, self.y_test))
     return len(self.vocabulary) or int(largest) + 1
 
 
 def load(name: str, data_dir: str | None = None, length: int = 64) -> Dataset:
-  """Loads a data set, of images or of text.
+  """Loads a data set of images or text.
 
   Args:
     name: "digits", one of `TFDS_NAMES` or `TEXT_NAMES`, or the path of an .npz
       or .txt file.
-    data_dir: where TFDS keeps its data sets, None for its own default; of ptb,
-      where its files are.
-    length: of a window of text, 1 or more tokens. Windows follow one another
-      without overlap; what is left at the end is dropped.
+    data_dir: the folder of TFDS data sets, None for TFDS's own default; for
+      ptb, the folder of its files.
+    length: the length of a window of text in tokens, 1 or more. Windows do not
+      overlap. Tokens after the last window are dropped.
 
   Returns:
     The data set.
 
   Raises:
-    DataError: it is not known, not there, not readable or not what it should
-      be, or a package is missing.
+    DataError: the data set is unknown, missing, not readable or malformed, or a
+      package is missing.
   """
   if name == "digits":
     return _digits()
@@ -113,7 +113,7 @@ def load(name: str, data_dir: str | None = None, length: int = 64) -> Dataset:
 
 
 def load_images(name: str, data_dir: str | None = None) -> Dataset:
-  """`load` for an example that takes images only; text is a `DataError`."""
+  """Loads a data set of images. Text raises a `DataError`."""
   if name in TEXT_NAMES or name.endswith(".txt"):
     raise DataError(f"{name} is text, and images are needed: take {IMAGES}.")
   return load(name, data_dir)
@@ -121,7 +121,7 @@ def load_images(name: str, data_dir: str | None = None) -> Dataset:
 
 @contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
-  """Turns a failed import into the command that installs what is missing."""
+  """Turns a failed import into a `DataError` with the command to install."""
   try:
     yield
   except ImportError as error:
@@ -131,7 +131,7 @@ def needs(extra: str) -> Iterator[None]:
 
 @needs("examples")
 def _digits() -> Dataset:
-  """1797 images of 8x8; a quarter of every class is the test set."""
+  """1797 images of 8x8 pixels. A quarter of every class is the test set."""
   from sklearn import datasets, model_selection
 
   digits = datasets.load_digits()
@@ -171,13 +171,13 @@ def _tfds(name: str, data_dir: str | None) -> tuple[list[dict], list[dict]]:
     return _read(builder, "train"), _read(builder, "test")
   except (DataError, ImportError):
     raise
-  except Exception as error:  # whatever file systems and formats may raise
+  except Exception as error:  # file systems and formats raise many kinds
     why = f"{cli.first_line(error)}; another --data-dir may help."
     raise DataError(f"TFDS cannot read {name}: {why}") from error
 
 
 def _prepare(builder) -> None:
-  """Downloads a data set and writes it as array_record files."""
+  """Downloads a data set, and writes it as array_record files."""
   import requests
 
   if importlib.util.find_spec("tensorflow") is None:
@@ -185,7 +185,7 @@ def _prepare(builder) -> None:
   downloads = Path(builder.data_dir_root) / "downloads" / builder.name
   if len(list(downloads.glob("*.INFO"))) < len(builder.url_infos):
     url = next(iter(builder.url_infos))
-    try:  # TFDS itself tries for minutes
+    try:  # TFDS itself would try for minutes
       requests.head(url, timeout=30)
     except requests.RequestException as error:
       why = f"cannot reach {url} to download it."
@@ -194,7 +194,7 @@ def _prepare(builder) -> None:
 
 
 def _read(builder, split: str) -> list[dict]:
-  """The examples of a split, in blocks, with a progress line."""
+  """Reads the examples of a split in blocks, with a progress line."""
   from rich.progress import track
 
   source = builder.as_data_source(split)
@@ -206,20 +206,20 @@ def _read(builder, split: str) -> list[dict]:
 
 
 def _ptb(part: str, data_dir: str | None) -> Path:
-  """Where the training or test text of the Penn Treebank is."""
+  """The path of the training or test text of the Penn Treebank."""
   names = f"ptb.{part}.txt", f"ptb.{part}.txt.gz"
   for name in names if data_dir else ():
     if (path := Path(data_dir).expanduser() / name).exists():
       return path
   where = data_dir or "the folder that --data-dir names"
   raise DataError(
-    f"ptb is not downloaded: it needs ptb.train.txt and ptb.test.txt, or"
-    f" those with .gz, in {where}."
+    "ptb is not downloaded: it needs ptb.train.txt and ptb.test.txt, or those"
+    f" with .gz, in {where}."
   )
 
 
 def _words(path: Path) -> list[str]:
-  """The words of a text and the ends of its lines."""
+  """The words of a text, with `END` after each line."""
   return _read_text(path).replace("\n", f" {END} ").split()
 
 
@@ -237,7 +237,7 @@ def _read_text(path: Path) -> str:
 def _windows(
   train: Sequence[str], test: Sequence[str], length: int, name: str
 ) -> Dataset:
-  """Symbols as tokens, in windows that do not overlap."""
+  """Turns symbols into tokens, in windows that do not overlap."""
   vocabulary = sorted(set(train))
   if UNKNOWN not in vocabulary and not set(test) <= set(vocabulary):
     vocabulary.append(UNKNOWN)
@@ -258,7 +258,7 @@ def _windows(
 
 
 def _checked(x_train, y_train, x_test, y_test, name: str) -> Dataset:
-  """The data set, if the arrays have the types and shapes of one."""
+  """The data set, after a check of the types and shapes of the arrays."""
   for part, x, y in (("train", x_train, y_train), ("test", x_test, y_test)):
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or not x.size:
       shapes = "[n, height, width] or [n, height, width, channels]"
@@ -272,7 +272,7 @@ def _checked(x_train, y_train, x_test, y_test, name: str) -> Dataset:
       raise DataError(f"y_{part} of {name} must be in [0, 9999], got {got}.")
   if x_train.shape[1:] != x_test.shape[1:]:
     got = f"{list(x_train.shape)} and {list(x_test.shape)}"
-    raise DataError(f"images of {name} must be of one size, got {got}.")
+    raise DataError(f"images of {name} must have one size, got {got}.")
   x_train, x_test = (
     x if x.ndim == 4 else x[..., None] for x in (x_train, x_test)
   )

@@ -1,22 +1,24 @@
-"""Sharpness while a network trains, and the noise that is steered by it.
+"""Follows the sharpness of a training, and of noise that the sharpness steers.
 
     python examples/edge_of_stability.py                  # CIFAR-10 by TFDS
     python examples/edge_of_stability.py --dataset my.npz
 
-A small tanh network learns the classes of some hundred images by squares. On
-the whole sample (gradient descent) the largest eigenvalue of the Hessian rises
-until 2/eta, where a quadratic loss would become unstable, and stays there: the
-edge of stability (Cohen et al., arXiv 2103.00065). On mini-batches it stays
-below. Beside these, AHTSGD with its three responses to that sharpness:
+A small tanh network learns the classes of some hundred images with a squared
+loss. The sharpness is the largest eigenvalue of the Hessian. In gradient
+descent on the whole sample, the sharpness rises to 2/eta, where descent on a
+quadratic loss becomes unstable, and stays there. This is the edge of stability
+(Cohen et al., arXiv 2103.00065). With mini-batches the sharpness stays below
+2/eta. The example compares these two with AHTSGD, with its three responses to
+the sharpness:
 
     tx = htga_optax.ahtsgd(eta, sigma, key=0, alpha="rising")
     updates, state = tx.update(grads, state, params, value_fn=whole_loss)
 
-In all runs the sharpness is that of the whole sample, by two products with the
-Hessian every ten steps; at the end it is checked by Lanczos' method with 30.
+All runs measure the sharpness on the whole sample, with two Hessian-vector
+products every ten steps. Lanczos' method with 30 products checks it at the end.
 
-What it does not show: that alpha should follow sharpness. The responses are
-reconstructions, and the noise is as large as --scale says.
+What it does not show: that alpha should follow the sharpness. The responses are
+reconstructions, and --scale sets the size of the noise.
 """
 
 import cli
@@ -33,29 +35,23 @@ with cli.one_line("edge_of_stability"):
   import jax
   from jax import lax
   import jax.numpy as jnp
-  from matplotlib.figure import Figure
   import mlp
   import numpy as np
   import optax
+  import pictures
   import report
   from rich.console import Console
   from rich.progress import BarColumn, Progress, TextColumn
 
   import htga_optax
 
-EVERY = 10  # steps between looks at the sharpness, and between records
-CHUNK = 10  # records between two looks at the progress bar
+EVERY = 10  # steps between measurements of the sharpness, and between records
+CHUNK = 10  # records between two updates of the progress bar
 WIDTHS = 100, 100
-GAIN = 1 / 3  # small initial weights, so that there is sharpness to be gained
-TOLERANCE = 0.15  # around 2/eta, of the last quarter's sharpness
+GAIN = 1 / 3  # small initial weights, so that the sharpness can rise
+TOLERANCE = 0.15  # of the sharpness in the last quarter, relative to 2/eta
 RESPONSES = "rising", "falling", "growth"
-# Okabe and Ito's colours, and line styles for print without colour.
-LOOKS = {
-  "no noise": {"color": "black", "linestyle": "-"},
-  "rising": {"color": "#0072B2", "linestyle": (0, (5, 1.5))},
-  "falling": {"color": "#D55E00", "linestyle": (0, (1.2, 1.2))},
-  "growth": {"color": "#009E73", "linestyle": (0, (6, 1.5, 1.2, 1.5))},
-}
+LOOKS = pictures.looks("no noise", *RESPONSES)
 
 
 class Run(NamedTuple):
@@ -64,11 +60,11 @@ class Run(NamedTuple):
   Attributes:
     batch: "whole sample" or "mini-batches".
     noise: a key of `LOOKS`.
-    loss: of the whole sample every `EVERY` steps [records].
-    sharpness: of the whole sample, the looks [records].
-    alpha: of the noise, [records]; 0 where there is none.
-    ends: sharpness before the first and after the last step, by Lanczos'
-      method.
+    loss: the loss of the whole sample every `EVERY` steps [records].
+    sharpness: the sharpness of the whole sample, as often [records].
+    alpha: alpha of the noise [records]; 0 without noise.
+    ends: the sharpness before the first step and after the last one, by
+      Lanczos' method.
   """
 
   batch: str
@@ -80,7 +76,7 @@ class Run(NamedTuple):
 
 
 def make_optimizer(noise: str, args: argparse.Namespace) -> Any:
-  """Gradient descent, the same with a tracker, or with steered noise."""
+  """Makes SGD with a tracker of the sharpness, or with steered noise."""
   if noise == "no noise":
     return optax.chain(
       htga_optax.track_sharpness(every_k_steps=EVERY),
@@ -98,26 +94,26 @@ def make_optimizer(noise: str, args: argparse.Namespace) -> Any:
 
 
 def loss_fn(params: mlp.Params, x: jax.Array, y: jax.Array) -> jax.Array:
-  """Half the mean squared distance to the one-hot classes."""
+  """Half of the mean squared distance to the one-hot classes."""
   error = mlp.apply(jnp.tanh, params, x) - y
   return jnp.mean(jnp.sum(error**2, axis=1)) / 2
 
 
 def train(tx, batch_size, params, x, y, key, records, progress):
-  """Trains; calls `progress` now and then.
+  """Trains with one optimizer, and reports the progress.
 
   Args:
     tx: the optimizer, which takes `value_fn`.
-    batch_size: None for the whole sample.
-    params: where to begin.
-    x: inputs [n, pixels].
-    y: one-hot classes [n, classes].
-    key: of the batches.
-    records: how many times `EVERY` steps to take.
-    progress: is told how many steps were taken, the loss and the sharpness.
+    batch_size: the batch size; None for the whole sample.
+    params: the initial parameters.
+    x: the inputs [n, pixels].
+    y: the one-hot classes [n, classes].
+    key: the random key of the batches.
+    records: the number of records. There are `EVERY` steps between them.
+    progress: a function of the number of steps, the loss and the sharpness.
 
   Returns:
-    The parameters, and losses, sharpnesses and alphas [3, records].
+    The last parameters, and the loss, sharpness and alpha [3, records].
   """
   whole = functools.partial(loss_fn, x=x, y=y)
 
@@ -162,7 +158,7 @@ def lanczos(params, x, y):
 
 
 def compare(args: argparse.Namespace, dataset: data.Dataset) -> list[Run]:
-  """All runs, one after the other, from the same weights."""
+  """Makes all runs, one after the other, from the same weights."""
   (x,) = map(jnp.asarray, mlp.standardise(dataset.x_train[: args.images]))
   y = jax.nn.one_hot(dataset.y_train[: args.images], dataset.y_train.max() + 1)
   params_key, key = jax.random.split(jax.random.key(args.seed))
@@ -195,7 +191,7 @@ BATCHES = {"whole sample": None, "mini-batches": True}
 
 
 def last_quarter(values: np.ndarray) -> np.ndarray:
-  """Of a record, at least one."""
+  """The last quarter of the values of a run, at least one."""
   return values[3 * len(values) // 4 :]
 
 
@@ -212,7 +208,7 @@ HEAD = [
 
 
 def rows_of(runs: list[Run], learning_rate: float) -> report.Rows:
-  """What the runs came to, as text."""
+  """The rows of the table, as text."""
   rows = []
   for run in runs:
     last = last_quarter(run.sharpness)
@@ -231,15 +227,23 @@ def rows_of(runs: list[Run], learning_rate: float) -> report.Rows:
 
 
 LEGEND = (
-  "The loss is that of the whole sample after the last step. Sharpness is in"
-  " units of 2/eta: by Lanczos' method (L) before the first step and after the"
-  " last, and the mean and standard deviation over the looks of the last"
-  " quarter. Alpha is that of the first step and of the last."
+  "The loss is the loss of the whole sample after the last step. The sharpness"
+  " is in units of 2/eta: before the first step and after the last one by"
+  " Lanczos' method (L), and the mean and standard deviation of the"
+  " measurements in the last quarter of the run. Alpha is given for the first"
+  " step and for the last one."
+)
+
+
+CAPTION = (
+  "Left: steps on the whole sample. Right: steps on mini-batches. See whether"
+  " the sharpness of the whole sample (c, d) rises to the dotted line at 2/η"
+  " and stays there, and how alpha (e, f) responds to it."
 )
 
 
 def reading(runs: list[Run], learning_rate: float) -> str:
-  """What the table says: whether descent settled at the edge, and the rest."""
+  """The results in sentences: whether descent settles at the edge."""
   plain = {run.batch: run for run in runs if run.noise == "no noise"}
   settled = {
     batch: last_quarter(run.sharpness).mean() * learning_rate / 2
@@ -250,53 +254,47 @@ def reading(runs: list[Run], learning_rate: float) -> str:
   rose = first < 1 - TOLERANCE and abs(last - 1) <= TOLERANCE
   return (
     "Gradient descent on the whole sample"
-    f" {'settled' if rose else 'did not settle'} within"
-    f" {100 * TOLERANCE:.0f} % of 2/eta: its sharpness went from {first:.2f} to"
-    f" {last:.2f} of it. On mini-batches that of the whole sample was"
-    f" {settled['mini-batches']:.2f} of it."
+    f" {'settles' if rose else 'does not settle'} within"
+    f" {100 * TOLERANCE:.0f} % of 2/eta: in units of 2/eta, its sharpness goes"
+    f" from {first:.2f} to a mean of {last:.2f} in the last quarter. With"
+    f" mini-batches this mean is {settled['mini-batches']:.2f}."
   )
 
 
 def draw(runs: list[Run], path: Path, title: str, learning_rate: float) -> None:
-  """Writes the picture: loss, sharpness and alpha, batches side by side."""
-  figure = Figure(figsize=(10, 8), layout="constrained")
-  axes = figure.subplots(3, len(BATCHES), sharex=True, sharey="row")
+  """Writes the picture: loss, sharpness and alpha, both kinds of batches."""
+  axes = pictures.panels(3, len(BATCHES), height=7.5, sharex=True, sharey="row")
   for run in runs:
     column = axes[:, list(BATCHES).index(run.batch)]
     steps = EVERY * np.arange(len(run.loss))
     values = run.loss, run.sharpness, np.where(run.alpha, run.alpha, np.nan)
     for ax, y in zip(column, values):
-      ax.plot(steps, y, lw=1.2, label=name_of(run.noise), **LOOKS[run.noise])
+      look = LOOKS[run.noise].line
+      ax.plot(steps, y, lw=1.2, label=name_of(run.noise), **look)
   edge = 2 / learning_rate
-  for batch, ax in zip(BATCHES, axes[0]):
-    ax.set_title(batch, loc="left")
+  for ax in axes[0]:
     ax.set(yscale="log")
   for ax in axes[1]:
-    ax.axhline(edge, color="0.4", lw=1, ls=":", label="2/η")
+    ax.axhline(edge, label="2/η", **pictures.TARGET)
     ax.set(ylim=(0, min(2.2 * edge, 1.1 * max(edge, *map(most, runs)))))
   for ax in axes[2]:
     ax.set(ylim=(1, 2.03), xlabel="step")
-  labels = (
-    "loss of the whole sample",
-    "largest eigenvalue",
-    "alpha of the noise",
-  )
+  labels = "loss of the whole sample", "largest eigenvalue", "alpha"
   for ax, label in zip(axes[:, 0], labels):
     ax.set_ylabel(label)
   for ax in axes.flat:
-    ax.grid(alpha=0.25)
     ax.margins(x=0)
-    ax.spines[["top", "right"]].set_visible(False)
+  headings = [
+    f"steps on {batch.replace('whole', 'the whole')}: {quantity}"
+    for quantity in ("loss", "sharpness", "alpha of the noise")
+    for batch in BATCHES
+  ]
   handles, _ = axes[1, 0].get_legend_handles_labels()
-  figure.suptitle(title)
-  figure.legend(
-    handles=handles, loc="outside lower center", ncols=5, frameon=False
-  )
-  figure.savefig(path, dpi=100)
+  pictures.save(path, axes, headings, title, handles, columns=5)
 
 
 def name_of(noise: str) -> str:
-  """What a run is called in the picture."""
+  """The name of a run in the picture."""
   return f"AHTSGD, {noise}" if noise in RESPONSES else noise
 
 
@@ -311,14 +309,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   add = parser.add_argument
   names = ", ".join(("digits", *data.TFDS_NAMES))
   add("--dataset", default="cifar10", help=f"{names} or a PATH.npz")
-  add("--data-dir", help="where TFDS keeps its data sets")
-  add("--images", type=cli.count, default=500, help="of the training set")
+  add("--data-dir", help="the folder of TFDS data sets")
+  add("--images", type=cli.count, default=500, help="training images")
   add("--batch-size", type=cli.count, default=10)
-  add("--steps", type=cli.count, default=3000, help="rounded up to tens")
+  add("--steps", type=cli.count, default=3000, help="made a multiple of 10")
   add("--learning-rate", type=float, default=0.03, help="eta")
-  add("--scale", type=float, default=3e-5, help="of the noise, sigma")
-  add("--steepness", type=float, default=4.0, help="of alpha's response")
-  add("--threshold", type=float, default=None, help="longest step; none")
+  add("--scale", type=float, default=3e-5, help="sigma of the noise")
+  add("--steepness", type=float, default=4.0, help="of the response")
+  add("--threshold", type=float, default=None, help="the longest step")
   add("--seed", type=functools.partial(cli.count, least=0), default=0)
   add(
     "--output", type=cli.picture, default="edge_of_stability.png", metavar="PNG"
@@ -336,7 +334,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Loads, trains, prints and draws; every failure is one line."""
+  """Loads, trains, prints and draws. A failure prints one line."""
   args = parse(argv)
   failures = (data.DataError, OSError, jax.errors.JaxRuntimeError)
   with cli.one_line("edge_of_stability", *failures):
@@ -344,7 +342,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> list[Run]:
-  """Everything, from the data to the picture and its page."""
+  """Makes everything, from the data to the picture and its page."""
   clock = time.perf_counter()
   dataset = data.load_images(args.dataset, args.data_dir)
   runs = compare(args, dataset)
@@ -366,7 +364,8 @@ def run(args: argparse.Namespace) -> list[Run]:
     report.markdown_table(HEAD, rows),
     [LEGEND],
     [said],
-    [f"![Loss, largest eigenvalue and alpha]({args.output.name})"],
+    [f"![Loss, sharpness and alpha over the steps]({args.output.name})"],
+    [CAPTION],
   ]
   report.write(page, "The edge of stability", parts)
   console.print(f"Picture: {args.output}, page: {page}", soft_wrap=True)

@@ -1,20 +1,23 @@
-"""Does the tail index of SGD depend on learning rate over batch size alone?
+"""Tests whether learning rate over batch size determines the tail index of SGD.
 
     python examples/eta_over_b.py  # a few minutes on two CPU cores
 
-That of homogenized SGD (hSGD) does: a learning rate twice as large has the tail
-of a batch half as large. Two ridge regressions, in five dimensions:
+The ratio gamma/B of learning rate and batch size determines the tail index of
+homogenized SGD (hSGD): twice the learning rate has the same effect as half the
+batch. The example compares SGD with hSGD on two ridge regressions in five
+dimensions:
 
-    (a) equal eigenvalues: hSGD, whose index is known, and SGD on new Gaussian
-        rows with batches of 1, 4 and 16, whose index is known too
-    (b) eigenvalues from 1 to 0.2: the bounds of hSGD, and both simulated
+    (a) equal eigenvalues: hSGD, and SGD on new Gaussian rows with batches of 1,
+        4 and 16; the exact index of each is known
+    (b) eigenvalues from 1 to 0.2: the bounds of hSGD are known; hSGD and SGD
+        are simulated
 
-Points are Hill's estimates with their intervals, from the norms of independent
-chains, and all learning rates of a curve run at once, under `jax.vmap`. SGD
-falls off the curve of hSGD, and the sooner the larger its batch is: at the same
-gamma/B a larger batch has a larger gamma, and its steps are no diffusion.
-Where the index is above 4 or so Hill's estimate reads too little, because the
-tail begins far out; above 6 it is not drawn.
+Points are Hill's estimates with their 95 % intervals, from the norms of
+independent chains. All learning rates of a curve run at once, under `jax.vmap`.
+The index of SGD is smaller than that of hSGD, and the difference grows with the
+batch size: at the same gamma/B a larger batch has a larger gamma, and large
+steps are not a diffusion. Hill's estimate is too small for an index above about
+4, because the tail begins far out. Estimates above 6 are not drawn.
 """
 
 import cli
@@ -28,8 +31,8 @@ with cli.one_line("eta_over_b"):
 
   import jax
   import jax.numpy as jnp
-  from matplotlib.figure import Figure
   import numpy as np
+  import pictures
   from rich import box
   from rich.console import Console
   from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -41,27 +44,21 @@ DECAY = 0.1
 SPECTRA = (np.ones(5), np.linspace(1, 0.2, 5))
 BATCHES = (1, 4, 16)
 RATIOS = np.geomspace(0.05, 0.45, 10)  # gamma/B
-FORGET = 36.0  # time constants of the slowest coordinate, before a sample
-TAIL = 0.005  # the share of the sample that Hill's estimate takes
+FORGET = 36.0  # burn-in, in time constants of the slowest coordinate
+TAIL = 0.005  # the share of the sample that Hill's estimate uses
 SHOWN = 6.0  # the largest estimate that is drawn
-# Okabe and Ito's colours, and markers for print without colour.
-LOOKS = {
-  "hSGD": ("black", "s"),
-  "SGD, B = 1": ("#0072B2", "o"),
-  "SGD, B = 4": ("#E69F00", "^"),
-  "SGD, B = 16": ("#D55E00", "v"),
-}
+LOOKS = pictures.looks("hSGD", "SGD, B = 1", "SGD, B = 4", "SGD, B = 16")
 
 
 class Curve(NamedTuple):
-  """Tail indices at some ratios gamma/B.
+  """The tail indices of a process at some ratios gamma/B.
 
   Attributes:
-    name: a key of `LOOKS`.
+    name: the process, a key of `LOOKS`.
     ratios: gamma/B [m].
-    theory: the index, or nan [m].
-    hill: its estimate [m].
-    interval: of the estimate [m, 2].
+    theory: the exact index, or nan [m].
+    hill: Hill's estimate of it [m].
+    interval: the 95 % interval of the estimate [m, 2].
   """
 
   name: str
@@ -73,10 +70,10 @@ class Curve(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "chains", "steps"))
 def norms(key, problem, rates, batch_size, chains, steps):
-  """Distances of the chains' ends from the solution [rates, chains].
+  """Distances of the last iterates from the solution [rates, chains].
 
-  With batch_size None it is hSGD with B = 1, in steps of a time in which the
-  drift takes a twentieth of the distance.
+  A batch_size of None means hSGD with B = 1. In one of its time steps the drift
+  reduces the distance by a twentieth.
   """
   sizes = {"chains": chains, "burn_in": steps}
 
@@ -91,19 +88,18 @@ def norms(key, problem, rates, batch_size, chains, steps):
 
 
 def stationary(spectrum: np.ndarray, batch_size: int) -> np.ndarray:
-  """The ratios at which SGD has a mean square, or nearly."""
-  worst = RATIOS * batch_size  # the rates
+  """The ratios at which SGD has an index above 1 if all eigenvalues are 1."""
   index = [
     hsgd.streaming_tail_index(len(spectrum), rate, batch_size, DECAY)
-    for rate in worst
+    for rate in RATIOS * batch_size
   ]
-  return RATIOS[np.array(index) > 1]  # nan is not
+  return RATIOS[np.array(index) > 1]  # False for nan
 
 
 def measure(
   name: str, spectrum: np.ndarray, chains: int, key: jax.Array
 ) -> Curve:
-  """One curve, all its rates at once."""
+  """Measures one curve, at all its rates at once."""
   zero = jnp.zeros(len(spectrum))
   problem = hsgd.Regression(jnp.asarray(spectrum, jnp.float32), zero, 0.5)
   slowest = float(spectrum[-1]) + DECAY
@@ -132,7 +128,7 @@ def measure(
 
 
 def sweep(chains: int, seed: int) -> list[list[Curve]]:
-  """All curves of both spectra, with a progress bar."""
+  """Measures all curves of both spectra, with a progress bar."""
   jobs = [(i, name) for i in range(len(SPECTRA)) for name in LOOKS]
   keys = jax.random.split(jax.random.key(seed), len(jobs))
   columns = (
@@ -153,15 +149,15 @@ def sweep(chains: int, seed: int) -> list[list[Curve]]:
 
 def draw(curves: list[list[Curve]], path: Path) -> None:
   """Writes the picture."""
-  figure = Figure(figsize=(10, 4.6), layout="constrained")
-  axes = figure.subplots(1, 2, sharey=True)
+  axes = pictures.panels(1, 2, height=4.2, sharey=True)
   fine = np.geomspace(RATIOS[0] / 1.1, RATIOS[-1] * 1.1, 200)
-  for ax, spectrum, found in zip(axes, SPECTRA, curves):
+  for ax, spectrum, found in zip(axes.flat, SPECTRA, curves):
     lower, upper = hsgd.tail_index_bounds(spectrum, fine, 1, DECAY)
-    ax.fill_between(fine, lower, upper, color="0.8", label="bounds of hSGD")
+    band = {"color": LOOKS["hSGD"].color, "alpha": 0.3, "lw": 1}
+    ax.fill_between(fine, lower, upper, label="bounds of hSGD", **band)
     for curve in found:
-      colour, marker = LOOKS[curve.name]
-      ax.plot(curve.ratios, curve.theory, color=colour, lw=1.2)
+      look = LOOKS[curve.name]
+      ax.plot(curve.ratios, curve.theory, lw=1.2, **look.line)
       shown = curve.hill <= SHOWN
       hill = curve.hill[shown]
       errors = np.abs(curve.interval[shown].T - hill)
@@ -171,11 +167,10 @@ def draw(curves: list[list[Curve]], path: Path) -> None:
         curve.ratios[shown] * shift,
         hill,
         errors,
-        color=colour,
-        fmt=marker,
         ms=5,
-        lw=1,
+        elinewidth=1,
         label=curve.name,
+        **look.points,
       )
     ax.set(xscale="log", yscale="log", ylim=(0.8, 25))
     ax.set_xlabel(r"learning rate over batch size, $\gamma/B$")
@@ -185,18 +180,18 @@ def draw(curves: list[list[Curve]], path: Path) -> None:
     ticks = [1, 2, 3, 5, 10, 20]
     ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.set_yticks([], minor=True)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.25)
-  axes[0].set_ylabel("tail index (small = heavy)")
-  axes[0].set_title("(a) equal eigenvalues; lines: exact index", loc="left")
-  axes[1].set_title("(b) eigenvalues 1 to 0.2", loc="left")
-  handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside lower center", ncols=5)
-  figure.savefig(path, dpi=100)
+  axes[0, 0].set_ylabel("tail index (small = heavy)")
+  headings = (
+    "equal eigenvalues; lines: exact index",
+    "eigenvalues 1 to 0.2; exact index unknown",
+  )
+  handles, _ = axes[0, 0].get_legend_handles_labels()
+  title = "Hill's estimate of the tail index, with its 95 % interval"
+  pictures.save(path, axes, headings, title, handles, columns=5)
 
 
 def new_table(spectrum: np.ndarray, curves: list[Curve]) -> Table:
-  """Estimates, with the theory where it is exact."""
+  """The table of estimates, with the exact index where it is known."""
   table = Table(
     title="eigenvalues " + ", ".join(f"{x:g}" for x in spectrum),
     title_justify="left",
@@ -232,7 +227,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Runs, prints and draws; every failure is one line."""
+  """Runs, prints and draws. A failure prints one line."""
   args = parse(argv)
   failures = (OSError, jax.errors.JaxRuntimeError)
   with cli.one_line("eta_over_b", *failures):
@@ -240,15 +235,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> list[list[Curve]]:
-  """Everything, from the chains to the picture."""
+  """Makes everything, from the chains to the picture."""
   curves = sweep(args.chains, args.seed)
   draw(curves, args.output)
   console = Console(markup=False)
   for spectrum, found in zip(SPECTRA, curves):
     console.print(new_table(spectrum, found))
   console.print(
-    "Hill's estimate (95 % interval), and where it is known the exact index;"
-    " - where SGD has none above 1 (b: none with all eigenvalues 1)."
+    "Hill's estimate (95 % interval), then the exact index where it is known."
+    " A - means that SGD has no index above 1 (in the second table: SGD with"
+    " all eigenvalues 1)."
   )
   console.print(f"Picture: {args.output}", soft_wrap=True)
   return curves

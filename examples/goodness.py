@@ -1,13 +1,15 @@
-"""Is a sample of Student's t law, or of a symmetric stable one?
+"""Tests whether samples follow Student's t law or a symmetric stable law.
 
-Both families have a location, a scale and a shape, and are fitted by maximum
-likelihood (`htga_optax.diagnostics.fits`). The distance of Kolmogorov and
-Smirnov to the fitted law is taken, and its p-value is the share of samples of
-that law whose distance, each to a fit of its own, is as large. The p-value of
-the textbook, for a law that was not fitted, would be too large by far.
+Both families have a location, a scale and a shape. Maximum likelihood fits them
+(`htga_optax.diagnostics.fits`). The test statistic is the Kolmogorov-Smirnov
+distance between the sample and the law fitted to it. A parametric bootstrap
+gives the p-value: it draws samples of the fitted law, fits the family to each,
+and counts the samples whose distance to their own fit is at least as large. The
+textbook p-value is for a law that was not fitted, and would be much too large.
 
-`fits.goodness` does that for one sample. Here many samples of one law share the
-bootstrap: distances depend on the shape alone, which all know best together.
+`fits.goodness` tests one sample. Here many samples of one law share the
+bootstrap, because the distribution of the distance depends on the shape alone,
+and all samples together give the best estimate of the shape.
 """
 
 from typing import NamedTuple
@@ -20,12 +22,12 @@ FAMILIES = ("Student t", "stable")
 
 
 class Verdict(NamedTuple):
-  """What tests of several samples say.
+  """The results of the tests of several samples.
 
   Attributes:
-    fitted: the law of all samples together.
-    statistics: the distance of each sample to its own law [m].
-    pvalues: by the parametric bootstrap [m].
+    fitted: the law fitted to all samples together.
+    statistics: the distance of each sample to its own fitted law [m].
+    pvalues: the p-values of the parametric bootstrap [m].
   """
 
   fitted: fits.Fit
@@ -36,10 +38,17 @@ class Verdict(NamedTuple):
 def judge(
   name: str, x: np.ndarray, seed: int, replications: int = 399
 ) -> Verdict:
-  """Tests samples of one law [m, n], each by itself, for a family.
+  """Tests whether each of several samples of one law follows a family.
 
-  The distances are compared with those of samples of the law fitted to all of
-  them.
+  Args:
+    name: the family, one of `FAMILIES`.
+    x: the samples [m, n].
+    seed: the seed of the bootstrap.
+    replications: the number of bootstrap samples. They are drawn from the law
+      that is fitted to all samples together.
+
+  Returns:
+    The verdict.
   """
   x = np.asarray(x, float)
   fitted = fits.fit(name, x.ravel())
@@ -53,7 +62,7 @@ def judge(
 
 
 def distances(name: str, samples) -> np.ndarray:
-  """Of Kolmogorov and Smirnov, of each sample to its own law."""
+  """The Kolmogorov-Smirnov distance of each sample to its own fitted law."""
   found = [
     fits.distances(fits.fit(name, sample), np.sort(sample))[0]
     for sample in samples

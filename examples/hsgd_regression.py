@@ -1,21 +1,22 @@
-"""Heavy tails of SGD on linear models: bounds, Student's t, and stable laws.
+"""Compares the heavy tails of SGD on linear models with theory.
 
     python examples/hsgd_regression.py  # five to ten minutes on two CPU cores
 
-SGD with batches of one row, and homogenized SGD (hSGD, a diffusion in its
-place), on ridge regressions and random Fourier features of a synthetic and two
-real data sets, which come with scikit-learn. Of each, the coordinate along the
-first eigenvector of the Hessian is taken from many independent chains:
+The example runs SGD with batches of one row, and homogenized SGD (hSGD), a
+diffusion that stands in for SGD. The problems are ridge regressions on
+synthetic data and on two real data sets of scikit-learn, on the features
+themselves and on random Fourier features. From many independent chains it takes
+the coordinate along the first eigenvector of the Hessian, and reports:
 
-    bounds     of the tail index of hSGD, by htga_optax.hsgd
-    Hill       its estimate from all repetitions, with a 95 % interval
-    t, stable  how often a test of Kolmogorov and Smirnov rejects the family at
-               5 %, in 20 repetitions, and the median p-value
+    bounds     the bounds of the tail index of hSGD, by htga_optax.hsgd
+    Hill       Hill's estimate from all repetitions, with a 95 % interval
+    t, stable  how often a Kolmogorov-Smirnov test rejects the family at the 5 %
+               level, in 20 repetitions, and the median p-value
 
-In one dimension without a signal hSGD is Student t, by theory, so that a test
-should reject it in one of twenty repetitions. Otherwise t is a proxy. And SGD
-is not hSGD: its index may be far below the bounds, and with gamma (a'a + delta)
-< 2 for all rows a it has no tail at all.
+In one dimension without a signal, theory says that hSGD follows Student's t
+law, so a test should reject it in about one of twenty repetitions. Elsewhere t
+is an approximation. And SGD differs from hSGD: its index may be far below the
+bounds, and it has no tail at all if gamma (a'a + delta) < 2 for all rows a.
 """
 
 import cli
@@ -30,8 +31,8 @@ with cli.one_line("hsgd_regression"):
   import goodness
   import jax
   import jax.numpy as jnp
-  from matplotlib.figure import Figure
   import numpy as np
+  import pictures
   from rich import box
   from rich.console import Console
   from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -42,17 +43,16 @@ with cli.one_line("hsgd_regression"):
   from htga_optax import estimators, hsgd
 
 DECAY = 0.1  # delta
-FRACTION = 0.5  # of the rate up to which hSGD has a second moment
+FRACTION = 0.5  # of the largest rate at which hSGD has a second moment
 TIME = 0.1  # gamma (lambda_1 + delta) dt of a step of hSGD
 WIDTH = 20  # random features
-TAIL = 0.005  # the share of the sample that Hill's estimate takes
+TAIL = 0.005  # the share of the sample that Hill's estimate uses
 LEVEL = 0.05  # of the tests
-# Okabe and Ito's colours.
-LOOKS = {"SGD": "#0072B2", "hSGD": "#E69F00"}
+LOOKS = pictures.looks("SGD", "hSGD")
 
 
 class Problem(NamedTuple):
-  """A linear model with its data: features [n, d] and targets [n]."""
+  """A linear model: features [n, d] and targets [n]."""
 
   name: str
   features: np.ndarray
@@ -60,15 +60,15 @@ class Problem(NamedTuple):
 
 
 def standardised(x: np.ndarray) -> np.ndarray:
-  """With mean 0 and variance 1 in each column."""
+  """Scales each column to mean 0 and variance 1."""
   return (x - x.mean(axis=0)) / x.std(axis=0)
 
 
 def synthetic(d: int) -> tuple[np.ndarray, np.ndarray]:
-  """1000 Gaussian rows of unequal variances, and noisy targets.
+  """1000 Gaussian rows with unequal variances, and noisy targets.
 
-  In one dimension targets are noise alone: a signal makes the law skew, where
-  decay draws the solution towards 0.
+  In one dimension the targets are noise alone. A signal would make the law
+  skewed, because weight decay pulls the solution towards 0.
   """
   rng = np.random.default_rng(0)
   x = rng.standard_normal((1000, d)) * np.linspace(1, 0.5, d)
@@ -85,7 +85,7 @@ def fourier(x: np.ndarray) -> np.ndarray:
 
 
 def problems() -> list[Problem]:
-  """All of them."""
+  """Makes all problems."""
   real = {
     "diabetes": datasets.load_diabetes(return_X_y=True),
     "wine": datasets.load_wine(return_X_y=True),
@@ -99,17 +99,17 @@ def problems() -> list[Problem]:
 
 
 class Result(NamedTuple):
-  """What came of one process on one problem.
+  """The result of one process on one problem.
 
   Attributes:
-    problem: the problem's name.
+    problem: the name of the problem.
     process: SGD or hSGD.
-    rate: the learning rate.
-    largest: of all rows, gamma ||a||^2.
-    bounds: of the tail index of hSGD.
+    rate: the learning rate gamma.
+    largest: the largest gamma ||a||^2 of all rows a.
+    bounds: the bounds of the tail index of hSGD.
     sd: the standard deviation of hSGD by theory.
-    sample: the coordinates less the ridge solution's [repetitions, n].
-    tests: verdicts on the families.
+    sample: the coordinates minus that of the ridge solution [repetitions, n].
+    tests: the verdict on each family.
   """
 
   problem: str
@@ -123,7 +123,7 @@ class Result(NamedTuple):
 
   @property
   def hill(self) -> tuple[float, float, float]:
-    """The estimate of the tail index, and its interval."""
+    """Hill's estimate of the tail index, and its interval."""
     x = np.abs(self.sample.ravel())
     k = max(2, round(TAIL * x.size))
     estimate = float(estimators.hill(x, k))
@@ -134,14 +134,14 @@ class Result(NamedTuple):
 def sample(
   problem: Problem, process: str, n: int, repetitions: int, key: jax.Array
 ) -> Result:
-  """Runs n chains of a process and tests what they hold now and then."""
+  """Runs n chains of a process, and tests several samples of them."""
   of, basis = hsgd.regression(problem.features, problem.targets)
   settings = {"batch_size": 1, "weight_decay": DECAY}
   rate = FRACTION * float(
     hsgd.critical_learning_rate(of.eigenvalues, **settings).lower
   )
   settings["learning_rate"] = rate
-  # A time in which the slowest coordinate forgets, at most.
+  # Two time constants of the slowest coordinate.
   forget = math.ceil(2 / (rate * (float(of.eigenvalues[-1]) + DECAY)))
   sizes = {"chains": n, "samples": repetitions}
   if process == "SGD":
@@ -212,7 +212,7 @@ TESTS = (
 
 
 def tail_rows(results: list[Result]) -> list[list[str]]:
-  """The cells of the table of tails."""
+  """The rows of the table of tails."""
   table = []
   for r in results:
     hill, low, high = r.hill
@@ -224,7 +224,7 @@ def tail_rows(results: list[Result]) -> list[list[str]]:
 
 
 def test_rows(results: list[Result]) -> list[list[str]]:
-  """The cells of the table of tests."""
+  """The rows of the table of tests."""
   table = []
   for r in results:
     cells = [r.problem, r.process]
@@ -237,7 +237,7 @@ def test_rows(results: list[Result]) -> list[list[str]]:
 
 
 def terminal_table(headings: tuple[str, ...], rows: list[list[str]]) -> Table:
-  """For the terminal."""
+  """A table for the terminal."""
   table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
   for i, heading in enumerate(headings):
     table.add_column(heading, justify="right" if i > 1 else "left")
@@ -247,50 +247,65 @@ def terminal_table(headings: tuple[str, ...], rows: list[list[str]]) -> Table:
 
 
 def reading(results: list[Result]) -> str:
-  """What the table says."""
+  """The results in sentences."""
   sentences = []
   for process in LOOKS:
     some = [r for r in results if r.process == process]
     for name in goodness.FAMILIES:
       p = np.concatenate([r.tests[name].pvalues for r in some])
       sentences.append(
-        f"Of {process}, {name} is rejected in {np.sum(p < LEVEL)} of {p.size}."
+        f"For {process}, {name} is rejected in {np.sum(p < LEVEL)} of {p.size}"
+        " repetitions."
       )
     meets = sum(
       r.hill[2] >= r.bounds[0] and r.hill[1] <= r.bounds[1] for r in some
     )
     sentences.append(
-      f"The interval of Hill's estimate meets the bounds in {meets} of"
-      f" {len(some)} problems."
+      f"The interval of Hill's estimate overlaps the bounds of hSGD in {meets}"
+      f" of {len(some)} problems."
     )
   return " ".join(sentences)
 
 
 def pipes(headings: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-  """A table of Markdown."""
+  """A table as lines of Markdown."""
   lines = [" | ".join(cells) for cells in (headings, *rows)]
   lines.insert(1, "---|" * (len(headings) - 1) + "---")
   return [f"| {line} |" for line in lines]
 
 
-def markdown(results: list[Result], command: str) -> str:
-  """The table as a file."""
+CAPTION = (
+  "Each column is a problem. In the first two rows, points on the diagonal"
+  " agree with the fitted law: Student's t (a to c) or a stable law (d to f)."
+  " The last row shows the tails on logarithmic axes; a heavier tail is less"
+  " steep. See whether SGD and hSGD lie between the two t laws, whose indices"
+  " are the lower and the upper bound of the index of hSGD."
+)
+
+
+def markdown(results: list[Result], command: str, picture: str) -> str:
+  """The page with both tables."""
   n = results[0].sample.shape
   lines = [
     "# Tail indices of SGD and hSGD on linear models",
     "",
-    f"`{command}`: batches of 1 row, weight decay {DECAY}, the learning rate"
-    f" {FRACTION} of that up to which hSGD has a second moment; the first"
-    f" coordinate in the eigenbasis, {n[0]} repetitions of {n[1]} chains. The"
-    f" law is rejected at {LEVEL} by a test of Kolmogorov and Smirnov with a"
-    " parametric bootstrap; df and alpha are fitted to all repetitions. Hill's"
-    f" estimate is that of the largest {100 * TAIL:g} % of all.",
+    f"`{command}`: batches of 1 row and a weight decay of {DECAY}. The"
+    f" learning rate is {FRACTION} of the largest rate at which hSGD has a"
+    " second moment. The sample is the first coordinate in the eigenbasis, in"
+    f" {n[0]} repetitions of {n[1]} chains. A Kolmogorov-Smirnov test with a"
+    f" parametric bootstrap rejects a law at the level {LEVEL}. df and alpha"
+    " are fitted to all repetitions together. Hill's estimate uses the largest"
+    f" {100 * TAIL:g} % of all values.",
     "",
     *pipes(TAILS, tail_rows(results)),
     "",
     *pipes(TESTS, test_rows(results)),
     "",
     reading(results),
+    "",
+    f"![Quantiles and tails of SGD on three problems]({picture})",
+    "",
+    CAPTION,
   ]
   return "\n".join(lines) + "\n"
 
@@ -299,34 +314,24 @@ SHOWN = ("synthetic, d = 10", "diabetes", "wine, random features")
 
 
 def draw(results: list[Result], path: Path) -> None:
-  """Writes the picture: three problems, QQ plots of SGD and tails of both."""
-  figure = Figure(figsize=(11, 10), layout="constrained")
-  axes = figure.subplots(3, len(SHOWN))
+  """Writes the picture: QQ plots of SGD, and tails of SGD and hSGD."""
+  axes = pictures.panels(3, len(SHOWN), height=8.0)
   by = {(r.problem, r.process): r for r in results}
   for column, name in zip(axes.T, SHOWN):
     sgd = by[name, "SGD"]
-    column[0].set_title(rf"(.) {name}, $\gamma$ = {sgd.rate:.2g}", loc="left")
     for ax, family in zip(column, goodness.FAMILIES):
       draw_quantiles(ax, sgd, family)
     draw_tails(column[2], sgd, by[name, "hSGD"])
-  for letter, ax in zip("abcdefghi", axes.flat):
-    title = ax.get_title(loc="left")[4:]  # of the first row
-    ax.set_title(f"({letter}) {title}", loc="left")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(alpha=0.25)
   handles, _ = axes[2, 0].get_legend_handles_labels()
-  figure.legend(handles=handles, loc="outside lower center", ncols=4)
-  figure.suptitle(
-    "SGD iterates along the first eigenvector, less the ridge solution"
-  )
-  figure.savefig(path, dpi=100)
+  title = "Iterates along the first eigenvector, minus the ridge solution"
+  pictures.save(path, axes, 3 * SHOWN, title, handles, columns=2)
 
 
 def draw_quantiles(ax, result: Result, family: str) -> None:
-  """Quantiles of the sample over those of a fitted law."""
+  """Draws the quantiles of the sample over those of a fitted law."""
   x = np.sort(result.sample.ravel())
   test = result.tests[family]
-  # Every point of the tails, and some of the middle.
+  # All points of the tails, and some of the middle.
   ends = np.unique(np.geomspace(1, x.size // 2, 60).astype(int))
   ranks = np.concatenate([ends - 1, x.size - ends])
   p = (ranks + 0.5) / x.size
@@ -334,43 +339,44 @@ def draw_quantiles(ax, result: Result, family: str) -> None:
   limit = 1.1 * np.max(np.abs(x))
   ax.plot([-limit, limit], [-limit, limit], color="0.6", lw=1)
   shown = np.abs(of) <= limit
-  ax.plot(of[shown], x[ranks][shown], "o", ms=3.5, color=LOOKS["SGD"])
+  ax.plot(of[shown], x[ranks][shown], ms=3, **LOOKS["SGD"].points)
   rejected = np.sum(test.pvalues < LEVEL)
   letter = "df" if family == "Student t" else r"$\alpha$"
+  shape = test.fitted.shape[0]
+  value = f"{shape:.{2 if shape < 100 else 0}f}"
   ax.set(
-    xlabel=f"quantile of {family}, {letter} = {test.fitted.shape[0]:.2f}",
+    xlabel=f"quantile of {family.split()[-1]}, {letter} = {value}",
     ylabel="quantile of SGD",
     xlim=(-limit, limit),
     ylim=(-limit, limit),
   )
-  said = f"rejected in {rejected} of {test.pvalues.size}\n"
-  said += f"median p {np.median(test.pvalues):.2g}"
+  text = f"rejected in {rejected} of {test.pvalues.size}\n"
+  text += f"median p {np.median(test.pvalues):.2g}"
   if not np.all(shown):
-    said += f"\n{np.sum(~shown)} points outside"
-  ax.text(0.97, 0.03, said, transform=ax.transAxes, ha="right", va="bottom")
+    text += f"\n{np.sum(~shown)} points not shown"
+  place = {"transform": ax.transAxes, "ha": "right", "va": "bottom"}
+  ax.text(0.98, 0.02, text, fontsize="small", **place)
 
 
 def draw_tails(ax, sgd: Result, of_hsgd: Result) -> None:
-  """How often |x| is exceeded, and by t laws of both bounds."""
+  """Draws the tails of SGD and hSGD, and t laws with both bounds."""
   for result in (sgd, of_hsgd):
     x = np.sort(np.abs(result.sample.ravel()))[::-1]
     ranks = np.unique(np.geomspace(1, x.size, 80).astype(int))
-    look = {"color": LOOKS[result.process], "ms": 3.5, "ls": ""}
-    marker = "o" if result.process == "SGD" else "s"
-    label = result.process
-    ax.plot(x[ranks - 1], ranks / x.size, marker, label=label, **look)
+    look = {"ms": 3, "label": result.process, **LOOKS[result.process].points}
+    ax.plot(x[ranks - 1], ranks / x.size, **look)
   most = 1.3 * max(np.max(np.abs(r.sample)) for r in (sgd, of_hsgd))
   x = np.geomspace(sgd.sd / 10, most, 200)
-  for df, dashes in zip(sgd.bounds, ((4, 1.5), (1.2, 1.2))):
+  for df, dashes in zip(sgd.bounds, (pictures.DASHED, pictures.DOTTED)):
     law = stats.t(df, scale=sgd.sd * math.sqrt((df - 2) / df))
     which = "lower" if df == sgd.bounds[0] else "upper"
-    label = f"t of hSGD's variance and {which} bound"
-    ax.plot(x, 2 * law.sf(x), color="black", ls=(0, dashes), label=label)
+    label = f"t law with the variance of hSGD, df = {which} bound"
+    ax.plot(x, 2 * law.sf(x), color="black", ls=dashes, label=label)
   low, high = sgd.bounds
-  hill = sgd.hill
-  said = f"bounds {low:.1f} to {high:.1f}\nHill, SGD {hill[0]:.1f}"
-  said += f" ({hill[1]:.1f} to {hill[2]:.1f})\nHill, hSGD {of_hsgd.hill[0]:.1f}"
-  ax.text(0.04, 0.06, said, transform=ax.transAxes)
+  text = rf"$\gamma$ = {sgd.rate:.2g}" + f"\nbounds {low:.1f}, {high:.1f}"
+  for result in (sgd, of_hsgd):
+    text += f"\nHill, {result.process}: {result.hill[0]:.1f}"
+  ax.text(0.04, 0.04, text, transform=ax.transAxes, fontsize="small")
   ax.set(xscale="log", xlim=(x[0], x[-1]), xlabel="|x|")
   ax.set(yscale="log", ylim=(0.3 / sgd.sample.size, 2), ylabel="P(|X| > |x|)")
 
@@ -387,13 +393,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     type=cli.picture,
     default="hsgd_regression.png",
     metavar="PNG",
-    help="the picture; the table goes beside it, as .md",
+    help="the picture; the tables go to the .md file beside it",
   )
   return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Runs, prints and draws; every failure is one line."""
+  """Runs, prints and draws. A failure prints one line."""
   args = parse(argv)
   failures = (OSError, jax.errors.JaxRuntimeError)
   with cli.one_line("hsgd_regression", *failures):
@@ -401,7 +407,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> list[Result]:
-  """Everything, from the chains to the picture."""
+  """Makes everything, from the chains to the picture."""
   results = simulate(args.chains, args.repetitions, args.seed)
   draw(results, args.output)
   command = (
@@ -409,7 +415,7 @@ def run(args: argparse.Namespace) -> list[Result]:
     f" --repetitions {args.repetitions} --seed {args.seed}"
   )
   table = args.output.with_suffix(".md")
-  table.write_text(markdown(results, command))
+  table.write_text(markdown(results, command, args.output.name))
   console = Console(markup=False)
   console.print(terminal_table(TAILS, tail_rows(results)))
   console.print(terminal_table(TESTS, test_rows(results)))

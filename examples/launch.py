@@ -1,12 +1,13 @@
-"""Several processes of one command on this machine, as on several hosts.
+"""Runs one command in several processes on this machine, as on several hosts.
 
     launch(["examples/train.py", "--processes", "2", "--steps", "100"], 2)
 
-The processes find one another through `jax.distributed`: each has the arguments
-of the command, and `--coordinator` and `--process-id`. Only what the first one
-prints is shown. When one dies, the others would wait for it in their next sum:
-they are stopped at once. (On hosts of their own JAX does that, when a process
-has not been heard of for `--heartbeat` seconds.)
+`jax.distributed` connects the processes. Each process has the arguments of the
+command, and also `--coordinator` and `--process-id`. Only the output of the
+first process is shown. If one process dies, the launcher stops the others at
+once; otherwise they would wait for it in their next collective operation. (On
+separate hosts, JAX stops them after `--heartbeat` seconds without a sign of
+life from a process.)
 """
 
 import contextlib
@@ -24,10 +25,10 @@ def launch(argv: list[str], count: int) -> str | None:
 
   Args:
     argv: a script and its arguments.
-    count: how many processes.
+    count: the number of processes.
 
   Returns:
-    None once all have ended well; else what happened, in one line.
+    None if all processes succeed, else one line about the failure.
   """
   with socket.socket() as probe:
     probe.bind(("localhost", 0))
@@ -40,7 +41,7 @@ def launch(argv: list[str], count: int) -> str | None:
       where += ["--process-id", str(i), "--launched"]
       process = subprocess.Popen(
         [sys.executable, *argv, *where],
-        stdin=subprocess.PIPE,  # ends when this process does
+        stdin=subprocess.PIPE,  # closed when this process ends
         stdout=None if i == 0 else subprocess.DEVNULL,
         stderr=logs[i],
       )
@@ -52,13 +53,13 @@ def launch(argv: list[str], count: int) -> str | None:
       codes = [process.poll() for process in processes]
     if not any(codes):
       return None
-    # One that was killed is the cause, others may have failed for want of it.
+    # A killed process is the cause. Others may fail because it is missing.
     first = min(range(count), key=lambda i: codes[i] or 256)
     return why(first, count, codes[first], logs[first])
 
 
 def why(index: int, count: int, code: int, log) -> str:
-  """What happened to a process, in one line."""
+  """One line about the failure of a process."""
   log.seek(0)
   lines = log.read().decode(errors="replace").strip().splitlines()
   if code < 0:
@@ -69,7 +70,7 @@ def why(index: int, count: int, code: int, log) -> str:
 
 
 def end_with_parent() -> None:
-  """Ends this process when the one that launched it ends, however that ends."""
+  """Ends this process when its launcher ends, in whatever way that happens."""
 
   def wait():
     sys.stdin.read()

@@ -1,4 +1,4 @@
-"""A multilayer perceptron of plain arrays, and images made ready for it."""
+"""A multilayer perceptron of plain arrays, and the images that it takes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +11,10 @@ Params = list[jax.Array]
 
 
 def init(key: jax.Array, sizes: tuple[int, ...], gain: Any = 1.0) -> Params:
-  """A matrix [inputs + 1, outputs] a layer, in its last row the biases.
+  """Initial parameters: a matrix [inputs + 1, outputs] for each layer.
 
-  Weights are N(0, gain/inputs), biases zero.
+  The last row of a matrix holds the biases. Weights are drawn from
+  N(0, gain/inputs). Biases are zero.
   """
   keys = jax.random.split(key, len(sizes))
   return [
@@ -25,7 +26,7 @@ def init(key: jax.Array, sizes: tuple[int, ...], gain: Any = 1.0) -> Params:
 def apply(
   activation: Callable[[jax.Array], jax.Array], params: Params, x: jax.Array
 ) -> jax.Array:
-  """Outputs [n, classes] of inputs [n, pixels]."""
+  """The outputs [n, classes] for inputs [n, pixels]."""
   *hidden, last = params
   for w in hidden:
     x = activation(x @ w[:-1] + w[-1])
@@ -35,11 +36,12 @@ def apply(
 def standardise(
   train: np.ndarray, *others: np.ndarray
 ) -> tuple[np.ndarray, ...]:
-  """Rows of pixels, each of mean 0 and variance 1 over the first images.
+  """Flattens images, and scales each pixel to mean 0 and variance 1.
 
-  Of images [n, height, width, channels] every other row and column, for speed.
-  A pixel that is always the same is 0, and none is more than 5 in size: at the
-  rim of a picture are pixels that few images use.
+  The means and variances are those of the images in `train`. For speed, only
+  every other row and column of the images [n, height, width, channels] is kept.
+  A constant pixel becomes 0. Values are clipped to [-5, 5], because few images
+  use the pixels at the border.
   """
   flat = [
     x[:, ::2, ::2].reshape(len(x), -1).astype(np.float32)

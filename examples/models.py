@@ -1,4 +1,4 @@
-"""Seven Flax models for the examples, of images and of tokens.
+"""Seven Flax models for the examples, for images and for tokens.
 
     model        takes   default width      parameters
     mlp          images  128                  118,282  of MNIST
@@ -9,15 +9,16 @@
     lstm         tokens  128                  279,873  of tiny_shakespeare
     transformer  tokens  128                  421,697  of tiny_shakespeare
 
-The numbers are checked by `pytest tests/test_models.py -k parameters`.
+`pytest tests/test_models.py -k parameters` checks these numbers.
 
 All state is `nnx.Param`, so that the loss is a pure function of parameters and
-batch: no dropout, and group or layer norm in place of batch norm, whose
-statistics differ between a batch on one device and its eighths on eight.
+batch. Therefore the models have no dropout. They have group or layer norm in
+place of batch norm, because the statistics of batch norm differ between one
+device and several.
 
-Convolutions are XLA's own but for the cnn, which is the one to take on a CPU
-where steps run in a `lax.scan`, a `lax.cond` or a `vmap` over seeds: there
-XLA's are many times slower (jax issue 12868).
+The cnn writes its convolutions as matrix products. The other models use the
+convolutions of XLA, which on a CPU are many times slower inside of `lax.scan`,
+`lax.cond` or a `vmap` over seeds (jax issue 12868). There take the cnn.
 """
 
 import functools
@@ -36,11 +37,11 @@ pool = functools.partial(
 
 
 class Example(Protocol):
-  """What `make` asks of an example: an array, or its shape and dtype."""
+  """The argument `example` of `make`: an array, or its shape and dtype."""
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """Of one example, without a batch axis."""
+    """The shape of one example, without a batch axis."""
     ...
 
 
@@ -51,7 +52,7 @@ def make(
   rngs: nnx.Rngs,
   width: int | None = None,
 ) -> nnx.Module:
-  """A model that fits an example.
+  """Makes a model that fits an example.
 
   >>> x = jnp.zeros([16, 8, 8, 1], jnp.uint8)
   >>> logits = lambda: make("lenet", x[0], classes=10, rngs=nnx.Rngs(0))(x)
@@ -60,20 +61,22 @@ def make(
 
   Args:
     name: one of `MODELS`.
-    example: one example, for its shape: an image [height, width, channels], or
-      tokens [length], of which the transformer takes no more later.
-    classes: how many there are; of tokens, the size of the vocabulary.
-    rngs: for the initial weights.
-    width: channels of the first layer, with which all others grow, or units of
-      every layer; None for the default in the table above.
+    example: one example, for its shape: an image [height, width, channels] or
+      tokens [length]. The transformer takes at most this many tokens later.
+    classes: the number of classes; for tokens, the size of the vocabulary.
+    rngs: the random keys of the initial weights.
+    width: the number of channels of the first layer, to which the other layers
+      are proportional, or the number of units of every layer; None for the
+      default in the table above.
 
   Returns:
-    The model: uint8 [n, height, width, channels], scaled inside, to logits [n,
-    classes], or int32 [n, length] to logits [n, length, classes] of the next
-    tokens, each from those up to its own place. All float32.
+    The model. A model of images takes uint8 [n, height, width, channels], which
+    it scales itself, and returns logits [n, classes]. A model of tokens takes
+    int32 [n, length] and returns logits [n, length, classes] of the next token
+    at each place, from the tokens up to this place. Logits are float32.
 
   Raises:
-    ValueError: the name is not known, the width is not positive, or the model
+    ValueError: the name is unknown, the width is not positive, or the model
       does not fit the example.
   """
   if name not in MODELS:
@@ -101,17 +104,18 @@ def make(
 
 
 def unit(images: jax.Array) -> jax.Array:
-  """Pixels, uint8, as float32 in [0, 1]."""
+  """Scales uint8 pixels to float32 in [0, 1]."""
   return images.astype(jnp.float32) / 255
 
 
 def lecun_normal(key: jax.Array, shape, dtype=jnp.float32) -> jax.Array:
-  """Flax's default for kernels, drawn flat.
+  """Flax's default initial kernel, drawn as a flat array.
 
-  The values are the same, and XLA on CPU compiles them many times faster.
+  The values are the same, and XLA compiles this many times faster on a CPU.
   """
   flat = jax.random.truncated_normal(key, -2, 2, [math.prod(shape)], dtype)
-  deviation = math.prod(shape[:-1]) ** -0.5 / 0.87962566103423978  # of flat
+  # The divisor is the standard deviation of `flat`.
+  deviation = math.prod(shape[:-1]) ** -0.5 / 0.87962566103423978
   return deviation * flat.reshape(shape)
 
 
@@ -120,7 +124,7 @@ Conv = functools.partial(nnx.Conv, kernel_init=lecun_normal)
 
 
 class MLP(nnx.Module):
-  """Two hidden layers, for images of any size."""
+  """A perceptron with two hidden layers, for images of any size."""
 
   def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 128):
     self.dense1 = Linear(math.prod(shape), width, rngs=rngs)
@@ -136,8 +140,9 @@ class MLP(nnx.Module):
 class CNN(nnx.Module):
   """Two 3x3 convolutions and two dense layers, for images of any size.
 
-  A convolution is a product of patches and a matrix here: under `vmap` over
-  seeds, XLA's own is a grouped one, six times slower on a CPU.
+  A convolution is the product of patches and a matrix. Under `vmap` over seeds,
+  XLA's own convolution becomes a grouped one, which is six times slower on a
+  CPU.
   """
 
   def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 16):
@@ -159,7 +164,7 @@ class CNN(nnx.Module):
 
 
 def patches(x: jax.Array, stride: int) -> jax.Array:
-  """The 3x3 patches of x padded with zeros, side by side as channels."""
+  """The 3x3 patches of x, padded with zeros. They are stacked as channels."""
   height, width = x.shape[1:3]
   x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
   corners = [(i, j) for i in range(3) for j in range(3)]
@@ -172,9 +177,10 @@ def patches(x: jax.Array, stride: int) -> jax.Array:
 class LeNet(nnx.Module):
   """LeNet-5 with today's ReLU and max pooling, for images of any size.
 
-  From 28x28 on the layers are LeCun's, 5x5 convolutions of 6 and 16 channels
-  and dense layers of 120 and 84. Images smaller than his 32x32 are padded
-  before the first convolution; smaller than 28x28, before the second as well.
+  For images of 28x28 and larger the layers are LeCun's: 5x5 convolutions with 6
+  and 16 channels, and dense layers with 120 and 84 units. Images smaller than
+  LeCun's 32x32 are padded before the first convolution. Images smaller than
+  28x28 are also padded before the second one.
   """
 
   def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 6):
@@ -202,9 +208,10 @@ class LeNet(nnx.Module):
 
 
 class ConvNorm(nnx.Module):
-  """A convolution without bias, and group norm with 16 channels a group.
+  """A convolution without bias, and group norm with 16 channels in a group.
 
-  Where 16 does not divide the channels, a group has what both have in common.
+  If 16 does not divide the number of channels, the size of a group is the
+  greatest common divisor of both.
   """
 
   def __init__(
@@ -217,7 +224,7 @@ class ConvNorm(nnx.Module):
     self.norm = nnx.GroupNorm(outputs, None, group, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[n, height, width, inputs] to [n, height, width, outputs] / stride."""
+    """Maps [n, h, w, inputs] to [n, h / stride, w / stride, outputs]."""
     return self.norm(self.conv(x))
 
 
@@ -232,7 +239,7 @@ class Block(nnx.Module):
     self.skip = None if same else skip()
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[n, height, width, inputs] to [n, height, width, outputs] / stride."""
+    """Maps [n, h, w, inputs] to [n, h / stride, w / stride, outputs]."""
     skipped = x if self.skip is None else self.skip(x)
     return nnx.relu(skipped + self.conv2(nnx.relu(self.conv1(x))))
 
@@ -258,10 +265,11 @@ class ResNet18(nnx.Module):
 
 
 class VGG11(nnx.Module):
-  """VGG-11's convolutions and, as usual for CIFAR, one dense layer.
+  """The convolutions of VGG-11 and, as usual for CIFAR, one dense layer.
 
-  Its five poolings leave a single pixel of images of 32x32. What is left of
-  larger ones is averaged; smaller than 17x17, the last would pool nothing.
+  The five poolings reduce an image of 32x32 to a single pixel. The pixels that
+  remain of a larger image are averaged. In an image smaller than 17x17, the
+  last pooling would have nothing to pool.
   """
 
   smallest = 17
@@ -282,7 +290,7 @@ class VGG11(nnx.Module):
 
 
 def vectors(rngs: nnx.Rngs, count: int, width: int) -> nnx.Param:
-  """Gaussian vectors of mean square length 1, [count, width]."""
+  """Gaussian vectors [count, width] with a mean square length of 1."""
   flat = jax.random.normal(rngs(), [count * width])
   return nnx.Param(flat.reshape(count, width) / width**0.5)
 
@@ -294,16 +302,17 @@ class Embedding(nnx.Module):
     self.table = vectors(rngs, tokens, width)
 
   def __call__(self, tokens: jax.Array) -> jax.Array:
-    """[n, length] to [n, length, width]."""
-    of = jax.typeof(tokens).sharding  # a mesh of explicit axes wants to be told
+    """Maps [n, length] to [n, length, width]."""
+    of = jax.typeof(tokens).sharding  # required by a mesh with explicit axes
     sharding = NamedSharding(of.mesh, PartitionSpec(*of.spec, None))
     return self.table.at[tokens].get(out_sharding=sharding)
 
 
 class LSTMLayer(nnx.Module):
-  """A layer of long short-term memory, over the sequence by `lax.scan`.
+  """A layer of long short-term memory, a `lax.scan` over the sequence.
 
-  With i, f, g, o of x_t W + h_(t-1) U + b, and s the logistic function:
+  i, f, g and o are the four parts of x_t W + h_(t-1) U + b, and s is the
+  logistic function:
 
       c_t = s(f + 1) c_(t-1) + s(i) tanh(g),   h_t = s(o) tanh(c_t)
   """
@@ -313,7 +322,7 @@ class LSTMLayer(nnx.Module):
     self.hidden = Linear(width, 4 * width, use_bias=False, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[n, length, width] to [n, length, width]."""
+    """Maps [n, length, width] to [n, length, width]."""
 
     def step(carry, gates):
       h, c = carry
@@ -322,13 +331,13 @@ class LSTMLayer(nnx.Module):
       h = nnx.sigmoid(o) * jnp.tanh(c)
       return (h, c), h
 
-    start = jnp.zeros_like(x[:, 0])  # sharded as x is
+    start = jnp.zeros_like(x[:, 0])  # has the sharding of x
     gates = jnp.swapaxes(self.inputs(x), 0, 1)
     return jnp.swapaxes(lax.scan(step, (start, start), gates)[1], 0, 1)
 
 
 class LSTM(nnx.Module):
-  """Embedding, two LSTM layers, head."""
+  """An embedding, two LSTM layers, and a dense layer for the logits."""
 
   def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 128):
     self.embedding = Embedding(classes, width, rngs)
@@ -342,7 +351,7 @@ class LSTM(nnx.Module):
 
 
 class Attention(nnx.Module):
-  """Causal self-attention in heads of 32."""
+  """Causal self-attention with heads of 32 units."""
 
   def __init__(self, width: int, rngs: nnx.Rngs):
     self.head_size = math.gcd(width, 32)
@@ -350,7 +359,7 @@ class Attention(nnx.Module):
     self.outputs = Linear(width, width, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[n, length, width] to [n, length, width]."""
+    """Maps [n, length, width] to [n, length, width]."""
     heads = (*x.shape[:-1], -1, self.head_size)
     q, k, v = (y.reshape(heads) for y in jnp.split(self.inputs(x), 3, axis=-1))
     y = jax.nn.dot_product_attention(q, k, v, is_causal=True)
@@ -358,7 +367,7 @@ class Attention(nnx.Module):
 
 
 class TransformerBlock(nnx.Module):
-  """Attention and two dense layers, each after a norm and added to x."""
+  """Attention, then two dense layers, each after a norm and added to x."""
 
   def __init__(self, width: int, rngs: nnx.Rngs):
     self.norm1 = nnx.LayerNorm(width, rngs=rngs)
@@ -368,13 +377,13 @@ class TransformerBlock(nnx.Module):
     self.dense2 = Linear(4 * width, width, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[n, length, width] to [n, length, width]."""
+    """Maps [n, length, width] to [n, length, width]."""
     x = x + self.attention(self.norm1(x))
     return x + self.dense2(nnx.gelu(self.dense1(self.norm2(x))))
 
 
 class Transformer(nnx.Module):
-  """A decoder: embeddings of tokens and places, two blocks, norm, head."""
+  """A decoder: embeddings of tokens and places, two blocks, norm, logits."""
 
   def __init__(self, shape, classes: int, rngs: nnx.Rngs, width: int = 128):
     self.embedding = Embedding(classes, width, rngs)

@@ -1,23 +1,25 @@
-"""HTGA beside SGD, SGD with clipping and AdamW, on real images.
+"""Compares HTGA with SGD, SGD with clipping, and AdamW on real images.
 
     python examples/quickstart.py                  # digits, a minute on a CPU
     python examples/quickstart.py --dataset mnist  # through TFDS
 
-A small Flax CNN is trained with four optimizers on the same budget: the same
-steps, batches and initial weights, for several seeds at once (`jax.vmap`). The
-tail index of the raw gradient norm is measured alike in all four, inside the
-jitted step, and read from the optimizer's state:
+Four optimizers train a small Flax CNN with the same number of steps, the same
+batches and the same initial weights. Several seeds run at once (`jax.vmap`).
+The jitted step measures the tail index of the raw gradient norm, in the same
+way for all four, and the optimizer's state holds it:
 
     tx = optax.chain(htga_optax.track_tail_index(), optax.sgd(0.05))
     tail_index = optax.tree.get(opt_state, "tail_index")
 
-Nothing is tuned for HTGA: it has its defaults and SGD's learning rate and
-momentum, as SGD with clipping (at norm 1) has. The rates are those that did
-best on a held-out fifth of the digits' training images: 0.05 for SGD, of 0.003
-to 0.2 (with 0.1, some seeds diverge), and 0.003 for AdamW, of 0.0003 to 0.01.
+Nothing is tuned for HTGA. HTGA has its defaults, and the learning rate and
+momentum of SGD. SGD with clipping (at norm 1) has the same rate and momentum.
+The rates did best on a held-out fifth of the digits' training images: 0.05 for
+SGD, among 0.003 to 0.2 (with 0.1, some seeds diverge), and 0.003 for AdamW,
+among 0.0003 to 0.01.
 
-What it does not show: a norm that falls while the loss does, or batches that
-are unlike, read as a tail too. A small index is no proof of a power law.
+What it does not show: that the norms follow a power law. A small index is no
+proof of it. A norm that falls together with the loss, or batches that differ
+from one another, can also produce a small index.
 """
 
 import cli
@@ -35,10 +37,10 @@ with cli.one_line("quickstart"):
   import jax
   from jax import lax
   import jax.numpy as jnp
-  from matplotlib.figure import Figure
   import models
   import numpy as np
   import optax
+  import pictures
   from rich import box
   from rich.console import Console
   from rich.progress import BarColumn, Progress, TextColumn
@@ -49,22 +51,17 @@ with cli.one_line("quickstart"):
 WINDOW_SIZE = 256
 ADAMW_RATE = 0.003
 CLIP_NORM = 1.0
-CHUNK = 50  # steps between two looks at the progress bar
-EVALUATED = 10_000  # the training accuracy is of so many images at most
-MOST_TAIL = 8.0  # a light tail reads large: the axis ends here
-# Okabe and Ito's colours, and line styles for print without colour.
-LOOKS = {
-  "SGD": {"color": "#0072B2", "linestyle": (0, (5, 1.5))},
-  "SGD+clip": {"color": "#E69F00", "linestyle": (0, (1.2, 1.2))},
-  "AdamW": {"color": "#009E73", "linestyle": (0, (6, 1.5, 1.2, 1.5))},
-  "HTGA": {"color": "#D55E00", "linestyle": "-"},
-}
+CHUNK = 50  # steps between two updates of the progress bar
+EVALUATED = 10_000  # the most images for the training accuracy
+MOST_TAIL = 8.0  # the end of the axis: the index of a light tail is large
+LOOKS = pictures.looks("SGD", "SGD+clip", "AdamW", "HTGA")
+BEFORE = pictures.Look("0.35", pictures.DASHED, "")  # amplification
 
 
 def make_optimizers(
   learning_rate: float, momentum: float, window_size: int = WINDOW_SIZE
 ) -> dict[str, optax.GradientTransformation]:
-  """The four; each measures the tail index of the raw gradient."""
+  """The four optimizers. Each measures the tail index of the raw gradient."""
   tracker = htga_optax.track_tail_index(window_size)
   sgd = optax.sgd(learning_rate, momentum)
   clip = optax.clip_by_global_norm(CLIP_NORM)
@@ -77,7 +74,7 @@ def make_optimizers(
 
 
 def train_chunk(tx, graphdef, batch_size, carry, key, steps, images, labels):
-  """Some steps of one seed: (parameters, state), and what was read."""
+  """Takes some steps of one seed; returns (parameters, state) and the log."""
 
   def loss_fn(params, x, y):
     logits = nnx.merge(graphdef, params)(x)
@@ -106,13 +103,13 @@ def train_chunk(tx, graphdef, batch_size, carry, key, steps, images, labels):
 
 
 class Run:
-  """Training with one optimizer, all seeds at once.
+  """A training with one optimizer, of all seeds at once.
 
   Attributes:
-    log: what `train_chunk` reads, [seeds, steps, ...] each.
+    log: the log of `train_chunk`, each entry [seeds, steps, ...].
     accuracy: {"train": [seeds], "test": [seeds]} after the last step.
-    seconds: what all steps took.
-    compile_seconds: what compiling them took.
+    seconds: the time of all steps.
+    compile_seconds: the time of compilation.
   """
 
   def __init__(self, tx, graphdef, batch_size, params, keys, train):
@@ -124,7 +121,7 @@ class Run:
     self.seconds = self.compile_seconds = 0.0
 
   def advance(self, start: int, stop: int) -> str:
-    """Takes the steps from `start` to `stop`, and says how they went."""
+    """Takes the steps from `start` to `stop`; returns a line about them."""
     args = self.carry, self.keys, jnp.arange(start, stop), *self.train
     clock = time.perf_counter()
     if stop - start not in self.compiled:
@@ -140,7 +137,7 @@ class Run:
     return f"loss {loss:8.2g}  accuracy {hits:5.1f}%  tail {index(tail):>5}"
 
   def finish(self, dataset: data.Dataset) -> None:
-    """Joins the chunks' logs and measures the accuracies."""
+    """Joins the logs of the chunks and measures the accuracies."""
     for name in self.chunks[0]:
       self.log[name] = np.concatenate([log[name] for log in self.chunks], 1)
     some = slice(None, None, math.ceil(len(dataset.x_train) / EVALUATED))
@@ -149,7 +146,7 @@ class Run:
     self.accuracy["test"] = self.share_right(dataset.x_test, dataset.y_test)
 
   def share_right(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The share of images that each seed's model classifies rightly."""
+    """The share of images that the model of each seed classifies correctly."""
 
     def classes(params, x):
       model = nnx.merge(self.graphdef, params)
@@ -166,7 +163,7 @@ def compare(
   batch_size: int,
   seeds: int,
 ) -> dict[str, Run]:
-  """Trains with all optimizers, in turns of `CHUNK` steps, and tests."""
+  """Trains with all optimizers, `CHUNK` steps each in turn, and tests them."""
   train = jnp.asarray(dataset.x_train), jnp.asarray(dataset.y_train)
   shape, classes = train[0].shape[1:], dataset.classes
   model = lambda key: models.CNN(shape, classes, nnx.Rngs(key))
@@ -191,12 +188,12 @@ def compare(
 
 
 def index(tail_index: float) -> str:
-  """A tail index as text; a reading of 0 means that there is none yet."""
+  """A tail index as text. A reading of 0 means: not measured yet."""
   return f"{tail_index:.2f}" if tail_index > 0 else "-"
 
 
 def tabulate(runs: dict[str, Run], title: str) -> Table:
-  """What the runs came to, an optimizer a row."""
+  """The table of results, with one row for each optimizer."""
   table = Table(
     title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
   )
@@ -226,57 +223,61 @@ def tabulate(runs: dict[str, Run], title: str) -> Table:
 
 
 def reading(runs: dict[str, Run]) -> str:
-  """What the table says, and what it does not."""
+  """The results in sentences."""
   test = {name: 100 * run.accuracy["test"] for name, run in runs.items()}
   gain = test["HTGA"] - test["SGD"]
   if len(gain) >= 5:
     error = gain.std(ddof=1) / math.sqrt(len(gain))
     shown = abs(gain.mean()) > 3 * error
-    verdict = "more than" if shown else "no more than"
-    verdict += f" the seeds' spread explains (standard error {error:.2f})"
+    verdict = "is larger than" if shown else "is not larger than"
+    verdict += " three standard errors over the seeds"
+    verdict += f" (standard error {error:.2f})"
   else:
-    verdict = "fewer than 5 seeds do not tell whether that is chance"
+    verdict = "may be chance, with fewer than 5 seeds"
   half = runs["HTGA"].log["loss"].shape[1] // 2
   peak = {name: run.log["loss"][:, half:].max() for name, run in runs.items()}
   lines = [
-    f"HTGA's test accuracy is {gain.mean():+.2f} points off SGD's, seed by"
-    f" seed: {verdict}. The largest batch loss in the second half of training"
-    f" was {peak['HTGA']:.2g} with HTGA, {peak['SGD']:.2g} with SGD."
+    "The test accuracy of HTGA minus that of SGD is"
+    f" {gain.mean():+.2f} points, the mean over seeds. This difference"
+    f" {verdict}. The largest batch loss in the second half of training is"
+    f" {peak['HTGA']:.2g} with HTGA and {peak['SGD']:.2g} with SGD."
   ]
   tail, factor = (runs["HTGA"].log[n] for n in ("tail_index", "amplification"))
   if np.any(tail > 0):
     heavy = 100 * np.mean(tail[tail > 0] < 2)
     low, high = np.quantile(factor[tail > 0], [0.05, 0.95])
     lines.append(
-      f"HTGA read a tail index below 2 in {heavy:.0f}% of its steps and"
-      f" multiplied 90% of its gradients by {low:.2g} to {high:.2g}."
+      f"HTGA measures a tail index below 2 in {heavy:.0f} % of its steps. It"
+      f" multiplies 90 % of its gradients by {low:.2g} to {high:.2g}."
     )
   for name, run in runs.items():
     if lost := int(np.sum(~np.isfinite(run.log["loss"][:, -1]))):
-      lines.append(f"{name} diverged in {lost} of {len(gain)} seeds.")
+      lines.append(f"{name} diverges in {lost} of {len(gain)} seeds.")
   return " ".join(lines)
 
 
 def draw(runs: dict[str, Run], path: Path, title: str, seed: int = 0) -> None:
-  """Writes the picture: losses of all seeds, and one seed's tail."""
-  figure = Figure(figsize=(10, 7), layout="constrained")
-  axes = figure.subplots(2, 2, sharex=True)
+  """Writes the picture: the loss of all seeds, the rest of one seed."""
+  axes = pictures.panels(2, 2, height=6.4, sharex=True)
   panels = (draw_losses, draw_tail_index, draw_norms, draw_amplification)
   for panel, ax in zip(panels, axes.flat):
     panel(ax, runs, seed)
-    ax.grid(alpha=0.25)
     ax.margins(x=0)
-    ax.spines[["top", "right"]].set_visible(False)
   for ax in axes[1]:
     ax.set_xlabel("step")
-  handles = axes[0, 0].get_lines()
-  figure.suptitle(title)
-  figure.legend(handles=handles, loc="outside lower center", ncols=len(runs))
-  figure.savefig(path, dpi=110)
+  headings = (
+    "training loss, median and range of seeds",
+    "tail index of the gradient norm, one seed",
+    "gradient norm of HTGA, same seed",
+    "amplification by HTGA, same seed",
+  )
+  handles = pictures.lines(LOOKS) + axes[0, 1].get_legend_handles_labels()[0]
+  handles += pictures.lines({"norm before amplification": BEFORE})
+  pictures.save(path, axes, headings, title, handles, columns=4)
 
 
 def draw_losses(ax, runs: dict[str, Run], seed: int) -> None:
-  """All seeds, each a moving average."""
+  """Draws the moving average of the loss, of all seeds."""
   for name, run in runs.items():
     loss = run.log["loss"]
     width = max(1, loss.shape[1] // 40)
@@ -284,71 +285,60 @@ def draw_losses(ax, runs: dict[str, Run], seed: int) -> None:
       [np.convolve(x, np.ones(width) / width, "valid") for x in loss]
     )
     steps = np.arange(mean.shape[1]) + width / 2
-    colour = LOOKS[name]["color"]
     ax.fill_between(
-      steps, mean.min(0), mean.max(0), color=colour, alpha=0.15, lw=0
+      steps, mean.min(0), mean.max(0), color=LOOKS[name].color, alpha=0.15, lw=0
     )
-    ax.plot(steps, np.median(mean, 0), label=name, **LOOKS[name])
+    ax.plot(steps, np.median(mean, 0), **LOOKS[name].line)
   ax.set(yscale="log", ylabel="training loss")
-  ax.set_title("(a) loss, median and range over seeds", loc="left")
 
 
 def draw_tail_index(ax, runs: dict[str, Run], seed: int) -> None:
-  """One seed, from the first full window on."""
+  """Draws the tail index of one seed, from the first full window on."""
   highest = 3.0
   for name, run in runs.items():
     tail = visible(run.log["tail_index"][seed])
     highest = max(highest, np.nanmax(tail, initial=0))
-    ax.plot(tail, lw=2 if name == "HTGA" else 0.9, **LOOKS[name])
+    ax.plot(tail, lw=2 if name == "HTGA" else 0.9, **LOOKS[name].line)
   interval = visible(runs["HTGA"].log["interval"][seed])
-  band = {"color": LOOKS["HTGA"]["color"], "alpha": 0.2, "lw": 0}
+  band = {"color": LOOKS["HTGA"].color, "alpha": 0.2, "lw": 0}
   ax.fill_between(
-    range(len(tail)), *interval.T, label="HTGA's 95 % interval", **band
+    range(len(tail)), *interval.T, label="95 % interval, HTGA", **band
   )
-  ax.axhline(2, color="black", lw=1, ls=":", label="target")
+  ax.axhline(2, label="target of HTGA", **pictures.TARGET)
   ax.set(ylim=(0, min(highest * 1.1, MOST_TAIL)), ylabel="tail index")
-  ax.set_title("(b) tail index", loc="left")
-  legend(ax)
 
 
 def draw_norms(ax, runs: dict[str, Run], seed: int) -> None:
-  """HTGA's gradient norm before and after its amplification."""
+  """Draws the gradient norm of HTGA before and after the amplification."""
   log = runs["HTGA"].log
   norm, factor = log["norm"][seed], log["amplification"][seed]
-  envelope(ax, norm, color="black", linestyle=LOOKS["SGD"]["linestyle"])
-  envelope(ax, norm * factor, **LOOKS["HTGA"])
+  envelope(ax, norm, BEFORE)
+  envelope(ax, norm * factor, LOOKS["HTGA"])
   ax.set(yscale="log", ylabel="gradient norm")
-  ax.set_title("(c) HTGA's gradient norm", loc="left")
-  legend(ax, handles=ax.get_lines(), labels=["before", "after"])
 
 
-def envelope(ax, values: np.ndarray, color: str, linestyle) -> None:
-  """Median and range of every 25 steps."""
+def envelope(ax, values: np.ndarray, look: pictures.Look) -> None:
+  """Draws the median and the range of every 25 steps."""
   blocks = np.array_split(visible(values), max(1, len(values) // 25))
   steps = np.cumsum([len(x) for x in blocks]) - len(blocks[0]) / 2
   seen = [x if np.isnan(x).all() else x[~np.isnan(x)] for x in blocks]
   low, middle, high = np.transpose([np.quantile(x, [0, 0.5, 1]) for x in seen])
-  ax.fill_between(steps, low, high, color=color, alpha=0.2, lw=0)
-  ax.plot(steps, middle, color=color, linestyle=linestyle)
+  ax.fill_between(steps, low, high, color=look.color, alpha=0.2, lw=0)
+  ax.plot(steps, middle, **look.line)
 
 
 def draw_amplification(ax, runs: dict[str, Run], seed: int) -> None:
-  """What HTGA multiplied the gradient by."""
+  """Draws the factor by which HTGA multiplies the gradient."""
   factor = runs["HTGA"].log["amplification"][seed]
-  ax.plot(visible(factor), color=LOOKS["HTGA"]["color"], lw=0.7)
-  ax.axhline(1, color="black", lw=1, ls=":")
-  ax.set(yscale="log", ylabel="amplification")
-  ax.set_title("(d) HTGA's amplification", loc="left")
-
-
-def legend(ax, **entries) -> None:
-  """A legend above the panel, where there are no data."""
-  place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
-  ax.legend(ncols=2, frameon=False, fontsize="small", **place, **entries)
+  ax.plot(visible(factor), color=LOOKS["HTGA"].color, lw=0.7)
+  ax.axhline(1, color="black", lw=1)
+  ax.set_yscale("log", base=2)
+  ax.yaxis.set_major_formatter("{x:g}")
+  ax.set_ylabel("amplification")
 
 
 def visible(values: np.ndarray) -> np.ndarray:
-  """The values with gaps for those that are not there, or not positive."""
+  """The values, with nan for those that are not finite or not positive."""
   return np.where(np.isfinite(values) & (values > 0), values, np.nan)
 
 
@@ -360,11 +350,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   add("--dataset", default="digits", help=f"{names} or a PATH.npz")
   add("--steps", type=cli.count, default=1500)
   add("--batch-size", type=cli.count, default=32)
-  add("--seeds", type=cli.count, default=5, help="how many")
-  add("--learning-rate", type=float, default=0.05, help="of all but AdamW")
-  add("--momentum", type=float, default=0.9, help="of all but AdamW")
+  add("--seeds", type=cli.count, default=5, help="number of seeds")
+  add("--learning-rate", type=float, default=0.05, help="not for AdamW")
+  add("--momentum", type=float, default=0.9, help="not for AdamW")
   add("--output", type=cli.picture, default="quickstart.png", metavar="PNG")
-  add("--data-dir", help="where TFDS keeps its data sets")
+  add("--data-dir", help="the folder of TFDS data sets")
   args = parser.parse_args(argv)
   try:
     args.optimizers = make_optimizers(args.learning_rate, args.momentum)
@@ -374,7 +364,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Loads, trains, prints and draws; every failure is one line."""
+  """Loads, trains, prints and draws. A failure prints one line."""
   args = parse(argv)
   failures = (data.DataError, OSError, jax.errors.JaxRuntimeError)
   with cli.one_line("quickstart", *failures):
@@ -382,7 +372,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-  """One comparison, from the data to the picture."""
+  """Makes one comparison, from the data to the picture."""
   if args.steps < WINDOW_SIZE:
     print(
       f"quickstart: warning: no tail index in fewer than {WINDOW_SIZE} steps.",

@@ -1,4 +1,4 @@
-"""What an example writes: a table in the terminal and a page of Markdown."""
+"""Tables in the terminal, and pages of Markdown."""
 
 import datetime
 import importlib.metadata
@@ -14,7 +14,7 @@ Rows = list[list[str]]
 
 
 def console_table(title: str, head: list[str], rows: Rows) -> Table:
-  """All columns but the first are of numbers."""
+  """A table for the terminal. All columns but the first hold numbers."""
   table = Table(
     title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
   )
@@ -26,14 +26,14 @@ def console_table(title: str, head: list[str], rows: Rows) -> Table:
 
 
 def markdown_table(head: list[str], rows: Rows) -> list[str]:
-  """The same as lines of Markdown."""
+  """The same table, as lines of Markdown."""
   cells = [head, ["---"] * len(head), *rows]
   cells = [[cell.replace("\n", " ") for cell in row] for row in cells]
   return ["| " + " | ".join(row) + " |" for row in cells]
 
 
 def write(path: Path, heading: str, parts: list[list[str]]) -> None:
-  """A page: a heading, and parts of one or more lines, with gaps between."""
+  """Writes a page: a heading and parts, with an empty line between parts."""
   lines = [f"# {heading}"]
   for part in parts:
     lines += ["", *part]
@@ -41,7 +41,7 @@ def write(path: Path, heading: str, parts: list[list[str]]) -> None:
 
 
 def machine(command: str, seconds: float) -> str:
-  """By what it was made, on what and when."""
+  """A sentence with the command, its time, the machine and the versions."""
   cpu = platform.processor() or platform.machine()
   info = Path("/proc/cpuinfo")
   if info.exists():
@@ -53,7 +53,7 @@ def machine(command: str, seconds: float) -> str:
   packages = ("jax", "optax", "numpy")
   versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
   return (
-    f"Written by `{command}` in {seconds / 60:.0f} minutes on {cpu},"
+    f"Written by `{command}` in {seconds / 60:.0f} min on {cpu},"
     f" {os.cpu_count()} cores; Python {platform.python_version()}, {versions};"
     f" {datetime.date.today().isoformat()}."
   )

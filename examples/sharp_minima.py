@@ -1,28 +1,32 @@
-"""Truncated heavy-tailed noise keeps SGD out of sharp minima.
+"""Shows that truncated heavy-tailed noise keeps SGD out of sharp minima.
 
     python examples/sharp_minima.py  # about a minute on two CPU cores
 
 Many chains of SGD start in a sharp minimum of a landscape with two sharp and
-two wide ones, in one dimension and in two, under three laws of gradient noise:
+two wide minima. There is one landscape in one dimension and one in two. The
+gradient noise follows one of three laws:
 
     heavy                c Z, P(Z > z) = (1 + z)^-1.2 in a random direction
     heavy, truncated     the same, and no step is longer than b = 0.5
     Gaussian             c N(0, 1) in each coordinate
 
-each a chain of optax, the truncation of a step being its last member:
+Each optimizer is an optax chain. Its last member truncates the step:
 
     optax.chain(optax.sgd(1e-3), optax.clip_by_global_norm(0.5))
 
-Out of a basin of radius r it takes l* = ceil(r/b) truncated jumps, and of the
-order of eta^-(1 + l*(alpha - 1)) steps with a learning rate of eta (Wang, Oh
-and Rhee, arXiv 2102.04297): a wide basin, with l* = 2, is left later than a
-sharp one, with l* = 1, and the more so the smaller eta is. Those exit times are
-measured too, in two basins of the landscape in one dimension. The theory is a
-limit: with l* = 2 the power at these eta is 1.36, not 1.40, give or take 0.02.
+A chain needs at least l* = ceil(r/b) truncated jumps to leave a basin of radius
+r. This takes of the order of eta^-(1 + l*(alpha - 1)) steps at a learning rate
+of eta (Wang, Oh and Rhee, arXiv 2102.04297). Therefore chains leave a wide
+basin, with l* = 2, later than a sharp one, with l* = 1, and the ratio of the
+times grows as eta falls. The example also measures these exit times, in two
+basins of the landscape in one dimension. The theory holds in the limit of small
+eta: at these eta, the measured power for l* = 2 is 1.36 with an error of 0.02,
+and not 1.40.
 
-The constants of that landscape are from memory of a paper; the landscape in
-two dimensions is this example's own. What it does not show: that the noise of
-a neural network's gradients is like this, or that wide minima generalise.
+The constants of the landscape in one dimension are from memory of a paper. The
+landscape in two dimensions is this example's own. What it does not show: that
+the gradient noise of a neural network is like this, or that wide minima
+generalise.
 """
 
 import cli
@@ -38,9 +42,9 @@ with cli.one_line("sharp_minima"):
   import jax
   from jax import lax
   import jax.numpy as jnp
-  from matplotlib.figure import Figure
   import numpy as np
   import optax
+  import pictures
   from rich import box
   from rich.console import Console
   from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -51,32 +55,29 @@ with cli.one_line("sharp_minima"):
 ALPHA = 1.2  # the tail index of the heavy noise
 THRESHOLD = 0.5  # b, the longest truncated step
 ETA = 1e-3  # the learning rate of the occupation runs
-BLOCK = 100  # steps whose noise is drawn at once; positions are kept so often
-MEASURED = 5000  # steps in which the tail index of a gradient is measured
-EXITS = 500  # an exit time is measured until there are so many
-FEWEST = 10  # exits; with fewer, a point is left out of a fit
-# Okabe and Ito's colours, and line styles for print without colour.
-LOOKS = {
-  "heavy": {"color": "#E69F00", "linestyle": (0, (4, 1.5))},
-  "heavy, truncated": {"color": "#0072B2", "linestyle": "-"},
-  "Gaussian": {"color": "black", "linestyle": (0, (1.2, 1.2))},
+BLOCK = 100  # steps whose noise is drawn at once, and between kept positions
+MEASURED = 5000  # steps for the tail index of the gradient
+EXITS = 500  # exits after which the measurement of an exit time ends
+FEWEST = 10  # exits; a point with fewer is left out of a fit
+LOOKS = pictures.looks("heavy", "heavy, truncated", "Gaussian")
+MINIMA = {  # sharp or not
+  True: pictures.LOOKS["sharp minimum"],
+  False: pictures.LOOKS["wide minimum"],
 }
-COLOURS = {True: "#D55E00", False: "#009E73"}  # of sharp and wide minima
-MARKS = {True: "v", False: "o"}
 
 
 class Landscape(NamedTuple):
   """A loss with known minima, in a box.
 
   Attributes:
-    name: what to call it.
-    loss: of a point [d].
-    basin: of a point [d], the number of the minimum whose basin it is in.
-    minima: their places [n, d].
+    name: the name of the landscape.
+    loss: the loss of a point [d].
+    basin: the number of the minimum whose basin contains a point [d].
+    minima: the places of the minima [n, d].
     sharp: which minima are sharp [n].
-    start: where chains begin [d], in a sharp basin.
-    bound: of the box, in every coordinate.
-    scale: of the noise, c.
+    start: the start of all chains [d], in a sharp basin.
+    bound: the bound of the box in every coordinate.
+    scale: the scale c of the noise.
   """
 
   name: str
@@ -90,7 +91,7 @@ class Landscape(NamedTuple):
 
 
 def curve(x: jax.Array) -> jax.Array:
-  """The landscape in one dimension, of numbers in [-1.6, 1.6]."""
+  """The landscape in one dimension, for numbers in [-1.6, 1.6]."""
   y = (x + 1.6) * (x + 1.3) ** 2 * (x - 0.2) ** 2 * (x - 0.7) ** 2 * (x - 1.6)
   y *= (0.05 * jnp.abs(1.65 - x)) ** 0.6
   y *= 1 + 1 / (0.01 + 4 * (x - 0.5) ** 2)
@@ -98,7 +99,7 @@ def curve(x: jax.Array) -> jax.Array:
   return y * (1 - 0.25 * jnp.exp(-5 * (x + 0.8) ** 2))
 
 
-MAXIMA = np.float32([-1.3, 0.2, 0.7])  # of `curve`: between its basins
+MAXIMA = np.float32([-1.3, 0.2, 0.7])  # of `curve`, between its basins
 ONE = Landscape(
   name="one dimension",
   loss=lambda x: curve(x[0]),
@@ -110,17 +111,17 @@ ONE = Landscape(
   scale=0.1,
 )
 
-# The least of four paraboloids: all over the i-th basin the Hessian is
+# The loss is the minimum of four paraboloids. In the i-th basin the Hessian is
 # CURVATURES[i] times the identity, and the loss at the minimum is -DEPTHS[i].
-# To the nearest other basin it is 0.44 from a sharp minimum, one jump, and 0.86
-# from a wide one, two.
+# The nearest other basin is 0.44 from a sharp minimum, which takes one jump,
+# and 0.86 from a wide one, which takes two.
 CENTRES = 0.65 * np.float32([[-1, 1], [-1, -1], [1, -1], [1, 1]])
 CURVATURES = np.float32([60, 2, 60, 2])
 DEPTHS = np.float32([6, 1, 6, 1])
 
 
 def paraboloids(x: jax.Array) -> jax.Array:
-  """Their values [4] at a point [2]."""
+  """The values of the four paraboloids [4] at a point [2]."""
   return CURVATURES / 2 * jnp.sum((x - CENTRES) ** 2, axis=-1) - DEPTHS
 
 
@@ -137,10 +138,11 @@ TWO = Landscape(
 
 
 def lomax(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-  """Vectors of a random direction and a length of tail index `ALPHA`.
+  """Vectors with a random direction, and lengths with tail index `ALPHA`.
 
-  The length is U^(-1/ALPHA) - 1, with a U whose 32 bits reach down to 1e-10:
-  the 23 of a float32 from [0, 1) would end the tail a thousand times sooner.
+  The length is U^(-1/ALPHA) - 1. U has 32 random bits, so that its smallest
+  value is about 1e-10. A float32 in [0, 1) has only 23 random bits: the largest
+  length would be about a thousand times smaller.
   """
   length_key, direction_key = jax.random.split(key)
   bits = jax.random.bits(length_key, shape[:-1], jnp.uint32)
@@ -155,7 +157,7 @@ def lomax(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 class Law(NamedTuple):
-  """A law of the noise, and what follows the learning rate in the chain."""
+  """A law of the noise, and the last member of the chain."""
 
   noise: Callable[[jax.Array, tuple[int, ...]], jax.Array]
   last: optax.GradientTransformation
@@ -179,10 +181,10 @@ def move(tx, landscape, x, state, noise):
 def occupy(
   number: int, name: str, chains: int, blocks: int, key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Runs all chains on a landscape of `LANDSCAPES` under a law of `LAWS`.
+  """Runs all chains on one of `LANDSCAPES` under one of `LAWS`.
 
   Returns:
-    The share of the steps in each basin [chains, n], after the first tenth of
+    The share of the steps in each basin [chains, n], without the first tenth of
     the run, and the positions every `BLOCK` steps [blocks, chains, d].
   """
   landscape, law = LANDSCAPES[number], LAWS[name]
@@ -210,7 +212,7 @@ def occupy(
 
 @functools.partial(jax.jit, static_argnums=0)
 def measure(name: str, key: jax.Array) -> jax.Array:
-  """The median tail index that a chain in one dimension reads."""
+  """The median tail index of the gradients of a chain in one dimension."""
   tx = optax.chain(
     htga_optax.track_tail_index(window_size=1024, k=50),
     optax.sgd(ETA),
@@ -229,13 +231,13 @@ def measure(name: str, key: jax.Array) -> jax.Array:
 
 
 class Well(NamedTuple):
-  """A basin of `curve` to be left, under truncated noise.
+  """A basin of `curve` whose exit times are measured, with truncated noise.
 
   Attributes:
-    minimum: where a chain begins, and begins again after each exit.
-    low: the basin's end on the left.
-    high: its end on the right.
-    etas: learning rates.
+    minimum: the start of a chain, also after each exit.
+    low: the left end of the basin.
+    high: the right end of the basin.
+    etas: the learning rates.
   """
 
   minimum: float
@@ -245,7 +247,7 @@ class Well(NamedTuple):
 
   @property
   def jumps(self) -> int:
-    """The fewest jumps that leave it, l*."""
+    """The smallest number of jumps that leave the basin, l*."""
     radius = min(self.high - self.minimum, self.minimum - self.low)
     return math.ceil(radius / THRESHOLD)
 
@@ -258,13 +260,14 @@ WELLS = (
 
 @functools.partial(jax.jit, static_argnums=0)
 def leave(chains, key, eta, minimum, low, high, blocks):
-  """Counts exits until there are `EXITS`, or for so many blocks of steps.
+  """Counts exits until there are `EXITS`, but for at most `blocks` blocks.
 
-  A chain that has left is put back into the minimum, so that no chain waits
-  for another, and the mean exit time is that of all steps over the exits.
+  A chain that leaves the basin starts again in the minimum, so that no chain
+  waits for another. The mean exit time is the number of all steps divided by
+  the number of exits.
 
   Returns:
-    The number of exits, and of blocks.
+    The number of exits, and the number of blocks.
   """
   tx = optax.chain(optax.sgd(eta), LAWS["heavy, truncated"].last)
 
@@ -287,15 +290,16 @@ def leave(chains, key, eta, minimum, low, high, blocks):
 
 
 class Scaling(NamedTuple):
-  """Mean exit times of a well, and the power of 1/eta that fits them.
+  """The mean exit times of a well, and the power of 1/eta that fits them.
 
   Attributes:
-    well: which one.
-    times: mean exit times in steps, one per learning rate; nan without exits.
-    exits: how many each is the mean of.
-    slope: nan where fewer than three points have `FEWEST` exits.
-    error: the slope's standard error, from the number of exits alone.
-    constant: log time at eta = 1, by the fit.
+    well: the well.
+    times: the mean exit time in steps, for each learning rate; nan without
+      exits.
+    exits: the number of exits, for each learning rate.
+    slope: the power; nan if fewer than three points have `FEWEST` exits.
+    error: the standard error of the slope, from the number of exits alone.
+    constant: the logarithm of the fitted time at eta = 1.
   """
 
   well: Well
@@ -307,12 +311,12 @@ class Scaling(NamedTuple):
 
   @property
   def theory(self) -> float:
-    """The slope as eta -> 0."""
+    """The slope in the limit eta -> 0."""
     return 1 + self.well.jumps * (ALPHA - 1)
 
 
 def fit(well: Well, steps: np.ndarray, exits: np.ndarray) -> Scaling:
-  """Weighted least squares of log time: its variance is 1/exits."""
+  """Fits the log times by least squares, with weights 1/variance = exits."""
   times = np.where(exits > 0, steps / np.maximum(exits, 1), np.nan)
   used = exits >= FEWEST
   if np.sum(used) < 3:
@@ -330,14 +334,14 @@ LANDSCAPES = (ONE, TWO)
 
 
 class Results(NamedTuple):
-  """All that was measured.
+  """All measurements.
 
   Attributes:
-    shares: per landscape and law, the share of each chain's steps in each
+    shares: for each landscape and law, the share of each chain's steps in each
       basin [chains, n].
-    positions: per landscape and law, [blocks, chains, d].
-    tail_index: per law, as a chain's tracker read it.
-    scalings: per well.
+    positions: for each landscape and law, [blocks, chains, d].
+    tail_index: for each law, the reading of a chain's tracker.
+    scalings: one for each well.
   """
 
   shares: list[dict[str, np.ndarray]]
@@ -386,7 +390,7 @@ def simulate(chains: int, steps: int, seed: int) -> Results:
 
 
 def new_table(title: str, *headings: str) -> Table:
-  """An empty table; all columns but the first are of numbers."""
+  """An empty table. All columns but the first hold numbers."""
   table = Table(
     title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
   )
@@ -396,12 +400,12 @@ def new_table(title: str, *headings: str) -> Table:
 
 
 def kind(sharp: bool) -> str:
-  """What a minimum is called."""
+  """The name of a kind of minimum."""
   return "sharp" if sharp else "wide"
 
 
 def occupation_table(results: Results, number: int) -> Table:
-  """The share of the time in each basin, a law a row."""
+  """The table of the shares of the steps in each basin, a row for each law."""
   landscape = LANDSCAPES[number]
   minima = [
     "\n".join([kind(sharp), *(f"{x:.2f}" for x in minimum)])
@@ -418,7 +422,7 @@ def occupation_table(results: Results, number: int) -> Table:
 
 
 def exit_table(scalings: list[Scaling]) -> Table:
-  """Mean exit times, a basin a column, and their scaling."""
+  """The table of mean exit times and their powers, a column for each basin."""
   headings = [
     f"basin of {s.well.minimum:.2f}\nl* = {s.well.jumps}" for s in scalings
   ]
@@ -439,42 +443,42 @@ def exit_table(scalings: list[Scaling]) -> Table:
 
 
 def missed(results: Results) -> list[str]:
-  """Which of the expectations do not hold, a sentence each."""
+  """A sentence for each expectation that does not hold."""
   sentences = []
   for landscape, shares in zip(LANDSCAPES, results.shares):
     wide = shares["heavy, truncated"].mean(axis=0)[~landscape.sharp].sum()
     if not wide >= 0.95:
       sentences.append(
-        f"In {landscape.name}, truncated heavy-tailed noise spent only"
+        f"In {landscape.name}, truncated heavy-tailed noise spends only"
         f" {100 * wide:.1f} % of its steps in the wide minima, not 95 %."
       )
     start = int(landscape.basin(landscape.start))
     stayed = shares["Gaussian"].mean(axis=0)[start]
     if not stayed >= 0.999:
       sentences.append(
-        f"In {landscape.name}, Gaussian noise left where it began for"
-        f" {100 - 100 * stayed:.1f} % of its steps."
+        f"In {landscape.name}, Gaussian noise spends"
+        f" {100 - 100 * stayed:.1f} % of its steps outside of the first basin."
       )
   for s in results.scalings:
     if math.isnan(s.slope):
-      sentences.append(f"Too few exits for a power at l* = {s.well.jumps}.")
+      sentences.append(f"Too few exits for a power for l* = {s.well.jumps}.")
     elif not abs(s.slope / s.theory - 1) <= 0.1:
       sentences.append(
-        f"The power of the exit times at l* = {s.well.jumps}, {s.slope:.2f}, is"
-        f" more than 10 % off {s.theory:.2f}."
+        f"The power of the exit times for l* = {s.well.jumps}, {s.slope:.2f},"
+        f" differs by more than 10 % from the theory's {s.theory:.2f}."
       )
   return sentences
 
 
 HOLDS = (
-  "Truncated noise spends 95 % of its steps or more in the wide minima,"
-  " Gaussian noise stays where it began, and the powers of the exit times are"
-  " within 10 % of the theory."
+  "Truncated noise spends at least 95 % of its steps in the wide minima."
+  " Gaussian noise stays in the basin where it starts. The powers of the exit"
+  " times are within 10 % of the theory."
 )
 
 
 def reading(results: Results) -> str:
-  """What the tables say, and what they do not."""
+  """The results in sentences."""
   wide = []
   for landscape, positions in zip(LANDSCAPES, results.positions):
     points = positions["heavy, truncated"].reshape(-1, len(landscape.start))
@@ -484,19 +488,18 @@ def reading(results: Results) -> str:
     f"{name} {value:.1f}" for name, value in results.tail_index.items()
   )
   return (
-    "The first tenth of the steps, in which chains leave the sharp minimum"
-    " where they start, does not count above; with it, truncated noise spends"
-    f" {' and '.join(wide)} in the wide minima. The tail index of the"
-    f" gradients, not clipped, reads: {tails} (that of the heavy noise alone is"
-    f" {ALPHA}; a light tail reads large). "
+    "The table leaves out the first tenth of the steps, in which chains leave"
+    " the sharp minimum where they start. Of all steps, truncated noise spends"
+    f" {' and '.join(wide)} in the wide minima. The tail index of the gradients"
+    f" before truncation is: {tails}. (The index of the heavy noise alone is"
+    f" {ALPHA}. The estimate is large for a light tail.) "
     + (" ".join(missed(results)) or HOLDS)
   )
 
 
 def draw(results: Results, path: Path, title: str) -> None:
   """Writes the picture."""
-  figure = Figure(figsize=(11, 7), layout="constrained")
-  axes = figure.subplots(2, 3)
+  axes = pictures.panels(2, 3, height=5.9)
   draw_curve(axes[0, 0])
   draw_histograms(axes[0, 1], results.positions[0])
   draw_paths(axes[0, 2], results.positions[0])
@@ -504,46 +507,39 @@ def draw(results: Results, path: Path, title: str) -> None:
   draw_plane(axes[1, 1], "heavy, truncated", results.positions[1])
   draw_exits(axes[1, 2], results.scalings)
   headings = (
-    "(a) landscape in one dimension",
-    "(b) where the chains are",
-    "(c) one chain of each law",
-    "(d) two dimensions, heavy",
-    "(e) two dimensions, truncated",
-    "(f) mean exit time, truncated",
+    "loss in one dimension",
+    "where the chains are",
+    "one chain of each law",
+    "two dimensions, heavy",
+    "two dimensions, truncated",
+    "mean exit time, truncated",
   )
-  for ax, heading in zip(axes.flat, headings):
-    ax.set_title(heading, loc="left")
-    ax.spines[["top", "right"]].set_visible(False)
-  for ax in (*axes[0], axes[1, 2]):
-    ax.grid(alpha=0.25)
   minima, _ = axes[0, 0].get_legend_handles_labels()
-  laws, _ = axes[0, 2].get_legend_handles_labels()
-  figure.suptitle(title)
-  figure.legend(handles=minima + laws, loc="outside lower center", ncols=5)
-  figure.savefig(path, dpi=100)
+  handles = minima + pictures.lines(LOOKS)
+  pictures.save(path, axes, headings, title, handles, columns=5)
 
 
 def mark(ax, landscape: Landscape, heights: np.ndarray | None = None) -> None:
-  """Marks the minima: of a curve at `heights`, of a plane where they are."""
+  """Marks the minima: of a curve at `heights`, or in a plane."""
   points = np.array(landscape.minima)
   if heights is not None:
     points = np.column_stack([points[:, 0], heights])
   for sharp in (True, False):
     x, y = points[landscape.sharp == sharp].T
-    look = {"color": COLOURS[sharp], "markeredgecolor": "white", "zorder": 5}
+    look = {"markersize": 9, "markeredgecolor": "white", "zorder": 5}
     label = f"{kind(sharp)} minimum"
-    ax.plot(x, y, MARKS[sharp], markersize=10, ls="", label=label, **look)
+    ax.plot(x, y, label=label, **look, **MINIMA[sharp].points)
 
 
 def draw_curve(ax) -> None:
-  """The landscape in one dimension, the start and the longest step."""
+  """Draws the landscape in one dimension, the start and the longest step."""
   x = np.linspace(-ONE.bound, ONE.bound, 2000, dtype=np.float32)
   ax.plot(x, curve(x), color="black", lw=1.2)
   mark(ax, ONE, np.asarray(curve(ONE.minima[:, 0])))
   left, y = -0.55, -0.62
   ax.plot([left, left + THRESHOLD], [y, y], "|-k", lw=1.5, markersize=9)
   text = {"ha": "center", "va": "bottom", "fontsize": "small"}
-  ax.text(left + THRESHOLD / 2, y + 0.02, f"b = {THRESHOLD}", **text)
+  ax.text(left + THRESHOLD / 2, y + 0.04, f"b = {THRESHOLD}", **text)
   start = float(ONE.start[0]), float(curve(ONE.start[0]))
   arrow = {"arrowstyle": "->"}
   ax.annotate("start", start, (0.3, 0.06), arrowprops=arrow, **text)
@@ -551,30 +547,30 @@ def draw_curve(ax) -> None:
 
 
 def draw_histograms(ax, positions: dict[str, np.ndarray]) -> None:
-  """Where each law spends its time, on a logarithmic axis."""
+  """Draws the share of the steps in each bin of x, on a logarithmic axis."""
   edges = np.linspace(-ONE.bound, ONE.bound, 129)
   for x, sharp in zip(ONE.minima[:, 0], ONE.sharp):
-    ax.plot(x, 150, MARKS[bool(sharp)], color=COLOURS[bool(sharp)])
+    ax.plot(x, 150, **MINIMA[bool(sharp)].points)
   for name, points in positions.items():
     counts, _ = np.histogram(points[len(points) // 10 :], edges)
     share = 100 * counts / max(1, counts.sum())
-    ax.stairs(np.maximum(share, 1e-9), edges, lw=1.3, **LOOKS[name])
+    ax.stairs(np.maximum(share, 1e-9), edges, lw=1.3, **LOOKS[name].line)
   ax.set(yscale="log", ylim=(1e-3, 300), xlabel="x")
-  ax.set_ylabel(f"% of steps, in bins of {edges[1] - edges[0]:.3f}")
+  ax.set_ylabel(f"% of steps per {edges[1] - edges[0]:.3f}")
 
 
 def draw_paths(ax, positions: dict[str, np.ndarray]) -> None:
-  """One chain of each law."""
+  """Draws one chain of each law."""
   for name, points in positions.items():
     every = max(1, len(points) // 500)
     path = np.concatenate([ONE.start, points[::every, 0, 0]])
     steps = np.arange(len(path)) * every * BLOCK / 1000
-    ax.plot(steps, path, label=name, **{"lw": 1.2, **LOOKS[name]})
+    ax.plot(steps, path, lw=1.2, **LOOKS[name].line)
   ax.set(xlabel="thousands of steps", ylabel="x", ylim=(-1.75, 1.75))
 
 
 def draw_plane(ax, name: str, positions: dict[str, np.ndarray]) -> None:
-  """The landscape in two dimensions, and three chains."""
+  """Draws the landscape in two dimensions, and three chains."""
   side = np.linspace(-TWO.bound, TWO.bound, 201, dtype=np.float32)
   grid = np.stack(np.meshgrid(side, side), axis=-1)
   loss = np.asarray(jax.vmap(jax.vmap(TWO.loss))(grid))
@@ -583,35 +579,37 @@ def draw_plane(ax, name: str, positions: dict[str, np.ndarray]) -> None:
   ax.contour(side, side, loss, levels, **look)
   points = positions[name]
   for chain in range(min(3, points.shape[1])):
-    path = points[:: max(1, len(points) // 500), chain]
-    ax.plot(*path.T, color=LOOKS[name]["color"], lw=0.6)
+    path = points[:: max(1, len(points) // 200), chain]
+    ax.plot(*path.T, color=LOOKS[name].color, lw=0.5)
   mark(ax, TWO)
   text = {"ha": "center", "fontsize": "small"}
   ax.annotate("start", TWO.start, np.add(TWO.start, [0, 0.18]), **text)
   ax.set(xlabel="x", ylabel="y", aspect="equal")
+  ax.grid(visible=False)
 
 
 def draw_exits(ax, scalings: list[Scaling]) -> None:
-  """Mean exit times, their fit, and the slope of the theory."""
+  """Draws the mean exit times, their fit, and the slope of the theory."""
   for s, sharp in zip(scalings, (True, False)):
-    etas, look = np.array(s.well.etas), {"color": COLOURS[sharp]}
-    ax.plot(etas, s.times, MARKS[sharp], markeredgecolor="white", **look)
+    etas, look = np.array(s.well.etas), MINIMA[sharp]
+    ax.plot(etas, s.times, markeredgecolor="white", **look.points)
     if math.isnan(s.slope):
       continue
     middle = np.exp(np.mean(np.log(etas)))
     at_middle = math.exp(s.constant) * middle**-s.slope
-    label = f"l* = {s.well.jumps}: η^-{s.slope:.2f}, ± {s.error:.2f}"
-    ax.plot(
-      etas, at_middle * (etas / middle) ** -s.slope, label=label, lw=1.2, **look
-    )
+    fitted = at_middle * (etas / middle) ** -s.slope
+    label = rf"$l^*$ = {s.well.jumps}: $\eta^{{-{s.slope:.2f}}}$"
+    label += f" (± {s.error:.2f})"
+    ax.plot(etas, fitted, label=label, lw=1.2, **look.line)
     theory = at_middle * (etas / middle) ** -s.theory
-    ax.plot(etas, theory, "k:", lw=1.8, label=f"theory: η^-{s.theory:.2f}")
+    label = rf"theory: $\eta^{{-{s.theory:.2f}}}$"
+    ax.plot(etas, theory, "k:", lw=1.8, label=label)
   ax.set(xlabel="learning rate η", ylabel="steps")
-  # With few chains there may be nothing to find the ends of the axes by.
+  # With few chains there may be no exits, and the axes still need limits.
   etas = np.concatenate([s.well.etas for s in scalings])
   times = np.concatenate([s.times[s.exits > 0] for s in scalings] + [[1e5]])
   ax.set(xlim=(etas.min() / 1.5, etas.max() * 1.5), xscale="log")
-  ax.set(ylim=(times.min() / 2, times.max() * 15), yscale="log")
+  ax.set(ylim=(times.min() / 2, times.max() * 100), yscale="log")
   if ax.get_legend_handles_labels()[0]:
     ax.legend(frameon=False, fontsize="small", loc="upper right")
 
@@ -621,14 +619,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   parser = cli.Parser("sharp_minima", __doc__)
   add = parser.add_argument
   add("--chains", type=cli.count, default=300)
-  add("--steps", type=cli.count, default=400_000, help="rounded up to hundreds")
+  add("--steps", type=cli.count, default=400_000, help="made a multiple of 100")
   add("--seed", type=functools.partial(cli.count, least=0), default=0)
   add("--output", type=cli.picture, default="sharp_minima.png", metavar="PNG")
   return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Runs, prints and draws; every failure is one line."""
+  """Runs, prints and draws. A failure prints one line."""
   args = parse(argv)
   failures = (OSError, jax.errors.JaxRuntimeError)
   with cli.one_line("sharp_minima", *failures):
@@ -636,7 +634,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> Results:
-  """Everything, from the chains to the picture."""
+  """Makes everything, from the chains to the picture."""
   results = simulate(args.chains, args.steps, args.seed)
   steps = -(-args.steps // BLOCK) * BLOCK
   title = f"{args.chains} chains of {steps:,} steps, learning rate {ETA}"

@@ -1,4 +1,4 @@
-"""The optimizer's readings in a log, without a wait for the device.
+"""Writes the optimizer's readings to a log without waiting for the device.
 
     read = jax.jit(scalars)
     with logger(csv_sink("run.csv"), tensorboard_sink("runs/1")) as log:
@@ -7,18 +7,20 @@
         if step % 20 == 0:
           log(step, {"loss": loss} | read(opt_state))
 
-The train step stays as it is. JAX returns from it before the device is done;
-`float(loss)` would wait, and leave the device idle. `log` waits for nothing
-new: it writes what it was handed the time before. `read` copies its few numbers
-out of the state, so `train_step` may overwrite that (`donate_argnums`).
+The train step does not change. JAX returns from a step before the device has
+finished it. `float(loss)` would wait for the device, which would then be idle.
+`log` does not wait: each call writes the values of the call before. `read`
+copies its few numbers out of the state, so `train_step` may reuse the memory of
+the state (`donate_argnums`).
 
-On two CPU cores a row of CSV every 20 steps made steps of 0.1 to 0.2 ms longer
-by 7 to 9 %, and steps above 1 ms by nothing that could be measured (three runs
-of benchmarks/bench_logging.py, a part of `make bench`).
+On two CPU cores, one row of CSV every 20 steps makes steps of 0.1 to 0.2 ms 7
+to 9 % longer. The effect on steps above 1 ms is too small to measure (three
+runs of benchmarks/bench_logging.py, a part of `make bench`).
 
-A sink is a context manager that yields `write(step, values)`: write your own.
-In a `lax.scan` over steps, `scalars(opt_state)` goes into the scan's outputs.
-Per layer, give the names: `scalars(opt_state, htga_optax.layer_names(params))`.
+A sink is a context manager that yields `write(step, values)`. You can write
+your own. In a `lax.scan` over steps, return `scalars(opt_state)` as an output
+of the scan. For readings per layer, pass the names of the layers:
+`scalars(opt_state, htga_optax.layer_names(params))`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,20 +42,21 @@ Sink = contextlib.AbstractContextManager[Write]
 def scalars(
   opt_state: optax.OptState, layers: Sequence[str] | None = None
 ) -> dict[str, jax.Array]:
-  """The readings in an optimizer's state, as a flat dict of numbers.
+  """The readings in an optimizer's state, as a flat dict of scalars.
 
   Args:
-    opt_state: the state, of optax or of `nnx.Optimizer`.
-    layers: names for the readings per layer, of `htga_optax.layer_names`; None
-      numbers the layers.
+    opt_state: the state of an optax optimizer or of `nnx.Optimizer`.
+    layers: the names of the layers, from `htga_optax.layer_names`, for readings
+      per layer; None for numbers.
 
   Returns:
-    Copies: "tail_index" and its interval, "tail_index/low" and
-    "tail_index/high"; "update_norm", ... Per layer, the name of the layer is
-    in between: "tail_index/dense/kernel", "tail_index/dense/kernel/low".
+    Copies of the readings: "tail_index", the ends of its interval
+    "tail_index/low" and "tail_index/high", "update_norm", ... Readings per
+    layer contain the name of the layer: "tail_index/dense/kernel",
+    "tail_index/dense/kernel/low".
 
   Raises:
-    ValueError: the number of names is not that of the layers.
+    ValueError: the number of names differs from the number of layers.
   """
   log = {}
   for name, x in htga_optax.readings(opt_state).items():
@@ -73,16 +76,16 @@ def scalars(
       elif value.dtype == bool:
         log[key] = value.astype(jnp.int32)  # 0 and 1 plot
       else:
-        log[key] = jnp.copy(value)  # outlives a donated state, without jit too
+        log[key] = jnp.copy(value)  # stays valid if the state is donated
   return log
 
 
 @contextlib.contextmanager
 def logger(*sinks: Sink) -> Iterator[Callable[[int, dict], None]]:
-  """Yields `log(step, values)`, which writes to the sinks one call late.
+  """Yields `log(step, values)`, which writes to the sinks one call later.
 
-  What the last call was handed is written at the end of the block, also when
-  that is an error or Ctrl-C.
+  The values of the last call are written at the end of the block, also after an
+  error or Ctrl-C.
   """
   waiting = []
 
@@ -107,10 +110,11 @@ def logger(*sinks: Sink) -> Iterator[Callable[[int, dict], None]]:
 
 @contextlib.contextmanager
 def csv_sink(path: str | os.PathLike) -> Iterator[Write]:
-  """A row per step; a file that is there is continued, without a torn last row.
+  """Writes a row for each step. An existing file is continued.
 
-  Numbers are written with as many digits as their dtype needs to come back the
-  same. The first row decides what the columns are.
+  An incomplete last row of an existing file is removed. Numbers have as many
+  digits as their dtype needs to be read back exactly. The first row determines
+  the columns.
   """
   _drop_torn_row(path)
   with open(path, "a+", newline="") as file:
@@ -124,7 +128,7 @@ def csv_sink(path: str | os.PathLike) -> Iterator[Write]:
         columns.extend(row)
         csv.writer(file).writerow(columns)
       if new := [name for name in row if name not in columns]:
-        raise ValueError(f"{path} has no column {new[0]}: take a new file.")
+        raise ValueError(f"{path} has no column {new[0]}: use a new file.")
       csv.DictWriter(file, columns).writerow(row)
       file.flush()
 
@@ -132,14 +136,14 @@ def csv_sink(path: str | os.PathLike) -> Iterator[Write]:
 
 
 def _drop_torn_row(path: str | os.PathLike) -> None:
-  """Cuts off a last row without its end, as of a run that was killed."""
+  """Removes a last row without a line end, which a killed run leaves."""
   with contextlib.suppress(FileNotFoundError), open(path, "rb+") as file:
     file.truncate(file.read().rfind(b"\n") + 1)
 
 
 @contextlib.contextmanager
 def tensorboard_sink(folder: str | os.PathLike) -> Iterator[Write]:
-  """Scalars for TensorBoard; needs tensorboardX, but no TensorFlow."""
+  """Writes scalars for TensorBoard. It needs tensorboardX, not TensorFlow."""
   from tensorboardX import SummaryWriter
 
   with SummaryWriter(str(folder)) as writer:
@@ -153,10 +157,10 @@ def tensorboard_sink(folder: str | os.PathLike) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def wandb_sink(folder: str | os.PathLike) -> Iterator[Write]:
-  """An offline run of Weights & Biases; `wandb sync` uploads it later."""
+  """Writes an offline run of Weights & Biases. `wandb sync` uploads it."""
   import wandb
 
-  os.makedirs(folder, exist_ok=True)  # else it is written to /tmp
+  os.makedirs(folder, exist_ok=True)  # wandb writes to /tmp without it
   quiet = wandb.Settings(console="off", silent=True)
   with wandb.init(
     project="htga_optax", mode="offline", dir=folder, settings=quiet

@@ -1,10 +1,10 @@
-"""A run watched in the terminal: sinks (see sinks.py) that show it.
+"""Shows a run in the terminal, with sinks as in sinks.py.
 
     with sinks.logger(terminal.sink(Console(), steps)) as log: ...
 
-Loss, norm, tail index with its 95 % interval and what else the optimizer reads,
-each with a sparkline under a progress bar; where there is no terminal, a plain
-line for each reading.
+The live view has a progress bar, and a sparkline for the loss, the norm, the
+tail index with its 95 % interval, and the other readings of the optimizer.
+Without a terminal, each record is a plain line.
 """
 
 import collections
@@ -32,14 +32,14 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sink(console: Console, steps: int, live: bool = True) -> sinks.Sink:
-  """The live view where the console can show it, else plain lines."""
+  """The live view if the console can show it, else plain lines."""
   can = console.is_interactive and not console.options.ascii_only
   return live_sink(console, steps) if live and can else plain_sink(console)
 
 
 @contextlib.contextmanager
 def plain_sink(console: Console) -> Iterator[sinks.Write]:
-  """A line per reading."""
+  """Prints a line for each record."""
 
   def write(step, values):
     texts = (f"{name} {text(name, values)}" for name in lines(values))
@@ -50,7 +50,7 @@ def plain_sink(console: Console) -> Iterator[sinks.Write]:
 
 @contextlib.contextmanager
 def live_sink(console: Console, steps: int) -> Iterator[sinks.Write]:
-  """A progress bar, and a line with a sparkline for each of `lines`."""
+  """Shows a progress bar, and a sparkline for each of `lines`."""
   progress = Progress(
     TextColumn("step {task.completed}/{task.total}"),
     BarColumn(),
@@ -76,22 +76,22 @@ def live_sink(console: Console, steps: int) -> Iterator[sinks.Write]:
 
 
 def lines(values: dict) -> list[str]:
-  """Those of `LINES` that there is a number for."""
+  """The names in `LINES` that have a value."""
   return [name for name in LINES if key(name) in values]
 
 
 def key(name: str) -> str:
-  """The reading of a line."""
+  """The name of the reading that a line shows."""
   return {"gradient norm": "update_norm"}.get(name, name.replace(" ", "_"))
 
 
 def number(name: str, values: dict) -> float:
-  """What a line shows."""
+  """The value that a line shows."""
   return float(values[key(name)])
 
 
 def text(name: str, values: dict) -> str:
-  """What a line shows, in words; there is no tail index at first."""
+  """The value of a line as text; "-" until there is a tail index."""
   value = number(name, values)
   if name != "tail index":
     return f"{value:.3g}"
@@ -100,7 +100,7 @@ def text(name: str, values: dict) -> str:
 
 
 def sparkline(values: list[float]) -> str:
-  """The values as blocks of logarithmic height, gaps where not positive."""
+  """The values as blocks of logarithmic height; a gap if not positive."""
   heights = [math.log(x) if 0 < x < math.inf else math.nan for x in values]
   there = [x for x in heights if not math.isnan(x)] or [0.0]
   low, span = min(there), max(there) - min(there) or 1.0

@@ -1,4 +1,4 @@
-"""A Flax model trained on one device or many, of one process or many hosts.
+"""Trains a Flax model on one device or many, in one process or on many hosts.
 
     python examples/train.py                                   # digits, a CNN
     python examples/train.py --dataset cifar10 --model resnet18
@@ -8,18 +8,19 @@
     python examples/train.py --checkpoint runs/1 --csv run.csv
     python examples/train.py --tensorboard board --wandb .
 
-Models are those of models.py, data sets those of data.py, optimizers and ways
-to train on many devices those of training.py. A run is a function of its seed:
-it is the same on any number of devices, up to rounding.
+models.py has the models, data.py the data sets, and training.py the optimizers
+and the ways to train on many devices. The seed determines a run: the result is
+the same on any number of devices, up to rounding.
 
-With --checkpoint a run that was killed, at whatever moment, goes on when the
-same command is given again, also with another --parallel, --devices or
---processes; on the same ones it ends with the bits of a run that was not.
+With --checkpoint, a run that was killed at any moment continues if you give the
+same command again. It may then have another --parallel, --devices or
+--processes. With the same ones, the result has the same bits as the result of a
+run that was not killed.
 
---devices simulates as many on a CPU. --processes starts as many on this
-machine. On hosts of their own start the command on each, with --coordinator
-HOST:PORT of the first, --processes, and --process-id 0, 1, ...; data and
-checkpoints must be where all see them.
+--devices simulates that many devices on a CPU. --processes starts that many
+processes on this machine. To run on several hosts, start the command on each,
+with --coordinator HOST:PORT of the first host, --processes, and --process-id 0,
+1, ...; all hosts must see the data and the checkpoints.
 """
 
 import cli
@@ -43,7 +44,7 @@ with cli.one_line("train"):
   import terminal
   import training
 
-# What makes a run what it is, wherever it runs.
+# The arguments that determine the result of a run.
 OF_THE_RUN = (
   "dataset", "model", "width", "length", "optimizer", "batch_size", "seed",
   "learning_rate", "momentum", "window_size", "noise", "threshold",
@@ -51,13 +52,13 @@ OF_THE_RUN = (
 
 
 def rewind(path: str, step: int) -> None:
-  """Takes rows after that step out of a log, which will be written again."""
+  """Removes the rows after a step from a log. The run writes them again."""
   file = Path(path)
   if not file.exists():
     return
   with file.open(newline="") as lines:
     head, *rows = [*csv.reader(lines)] or [[]]
-  whole = [row for row in rows if len(row) == len(head)]  # one may be cut off
+  whole = [row for row in rows if len(row) == len(head)]  # the last may not be
   kept = [row for row in whole if int(row[head.index("step")]) <= step]
   partial = file.with_name(f"{file.name}.partial")
   with partial.open("w", newline="") as lines:
@@ -66,7 +67,7 @@ def rewind(path: str, step: int) -> None:
 
 
 def train(args: argparse.Namespace, console: Console) -> None:
-  """One run, from the data to the test accuracy."""
+  """Makes one run, from the data to the test accuracy."""
   dataset = data.load(args.dataset, args.data_dir, args.length)
   args.model = args.model or ("cnn" if dataset.x_train.ndim > 2 else "lstm")
   trainer = training.WAYS[args.parallel](
@@ -91,7 +92,7 @@ def train(args: argparse.Namespace, console: Console) -> None:
     saved = checkpoints.Checkpoints(args.checkpoint, trainer.abstract, run)
     if found := saved.restore():
       first, state = found
-      console.print(f"goes on from step {first}, of {saved.folder}")
+      console.print(f"continues from step {first} of {saved.folder}")
   if saved and args.csv and jax.process_index() == 0:
     rewind(args.csv, first)
   state = trainer.place(trainer.start() if state is None else state)
@@ -112,13 +113,12 @@ def train(args: argparse.Namespace, console: Console) -> None:
   loss, accuracy = trainer.test(trainer.logical(state))
   console.print(
     f"test loss {loss:.4f}, accuracy {100 * accuracy:.2f}%;"
-    f" {max(args.steps - first, 0)} steps in {seconds:.1f} s, compilation"
-    " included"
+    f" {max(args.steps - first, 0)} steps in {seconds:.1f} s with compilation"
   )
 
 
 def chosen(args: argparse.Namespace, console: Console) -> list[sinks.Sink]:
-  """Where the readings go: from the first process only."""
+  """The sinks of the readings. Only the first process has any."""
   if jax.process_index() != 0:
     return []
   shown = terminal.sink(console, args.steps, live=not args.no_live)
@@ -137,17 +137,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   defaults = training.Settings()
   add("--dataset", default="digits", help="see data.py")
   add("--model", choices=models.MODELS, help="default: cnn, or lstm for text")
-  add("--width", type=cli.count, help="of the model's layers")
-  add("--length", type=cli.count, default=64, help="of a text, in tokens")
+  add("--width", type=cli.count, help="width of the layers")
+  add("--length", type=cli.count, default=64, help="tokens in a text")
   add("--optimizer", choices=training.OPTIMIZERS, default="htga")
   add("--steps", type=cli.count, default=1000)
   add(
-    "--batch-size", type=cli.count, default=32, help="of all devices together"
+    "--batch-size", type=cli.count, default=32, help="for all devices together"
   )
   add("--learning-rate", type=float, default=defaults.learning_rate)
   add("--momentum", type=float, default=defaults.momentum)
   add("--window-size", type=cli.count, default=defaults.window_size)
-  add("--noise", type=float, default=defaults.noise, help="scale of ahtsgd's")
+  add("--noise", type=float, default=defaults.noise, help="scale, in ahtsgd")
   add(
     "--threshold", type=float, default=defaults.threshold, help="longest step"
   )
@@ -155,23 +155,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   add("--parallel", choices=training.WAYS, default="jit")
   add("--devices", type=cli.count, help="simulated on a CPU, in each process")
   add("--processes", type=cli.count, default=1)
-  add("--coordinator", metavar="HOST:PORT", help="of the first process")
+  add("--coordinator", metavar="HOST:PORT", help="address of the first process")
   add("--process-id", type=lambda text: cli.count(text, 0), default=0)
   add("--launched", action="store_true", help=argparse.SUPPRESS)
   add("--heartbeat", type=cli.count, default=30, metavar="SECONDS")
-  add("--checkpoint", metavar="DIR", help="is gone on from where it exists")
+  add("--checkpoint", metavar="DIR", help="continued if it exists")
   add("--checkpoint-every", type=cli.count, default=200, metavar="STEPS")
-  add("--csv", metavar="FILE", help="is continued where it exists")
+  add("--csv", metavar="FILE", help="continued if it exists")
   add("--tensorboard", metavar="DIR")
   add("--wandb", metavar="DIR", help="an offline run")
-  add("--no-live", action="store_true", help="plain lines on a terminal too")
+  add("--no-live", action="store_true", help="plain lines also in a terminal")
   add("--log-every", type=cli.count, default=20, metavar="STEPS")
-  add("--data-dir", help="where the data sets are")
+  add("--data-dir", help="the folder of the data sets")
   return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Trains; every failure is one line."""
+  """Trains. A failure prints one line."""
   args = parse(argv)
   failures = (
     data.DataError,

@@ -1,19 +1,20 @@
-"""Training on one device or many, of one process or many, in four ways.
+"""Trains on one device or many, in one process or many, in four ways.
 
-    jit         the batch is split over the devices, all else is on each
-    fsdp        large parameters, and state of their shapes, are split too
+    jit         splits the batch over the devices; each device has all the rest
+    fsdp        also splits large parameters, and state of the same shapes
     shard_map   a device sees its part of the batch, and averages with others
-    pmap        the same in JAX's older way, which is in maintenance upstream
+    pmap        the same with JAX's older API, which upstream only maintains
 
-One train step serves all. Under `jax.jit` arrays are whole, wherever their
-parts are, and averages are averages. Under `jax.shard_map` and `jax.pmap` a
-step sees a part of the batch and names the axis of the devices: the loss is
-averaged inside of what is differentiated, and so are gradients, which is right
-in both. Noise is drawn from a key that all devices have: it is the same on
-each.
+All four use one train step. Under `jax.jit` an array is whole, wherever its
+parts are, and a mean is the mean over the whole batch. Under `jax.shard_map`
+and `jax.pmap` a step sees a part of the batch. It averages the loss over the
+axis of the devices inside of the function that it differentiates, and also
+averages the gradients. This is correct under both. All devices draw the noise
+from the same key, so it is the same on each.
 
-A state as it is saved does not know of devices: `Trainer.logical` is the whole
-state in arrays of all processes, and `Trainer.place` lays it out.
+The saved state does not depend on the devices. `Trainer.logical` returns the
+whole state as arrays of all processes, and `Trainer.place` distributes it to
+the devices.
 """
 
 from collections.abc import Callable
@@ -35,21 +36,22 @@ import sinks
 import htga_optax
 
 AXIS = "data"
-SMALLEST_SPLIT = 1024  # entries: smaller arrays are on each device
-LARGE_BATCH = 4  # of truncated_heavy_tailed_sgd, in batches
-TESTED = 500  # so many examples of the test set at a time
+SMALLEST_SPLIT = 1024  # entries; each device has all of a smaller array
+LARGE_BATCH = 4  # large batch of truncated_heavy_tailed_sgd, in batches
+TESTED = 500  # test examples that are evaluated at once
 
 
 class Settings(NamedTuple):
-  """Arguments of the optimizers; none takes them all.
+  """The arguments of the optimizers. No optimizer takes them all.
 
   Attributes:
-    learning_rate: of all.
-    momentum: of those that have one; None for none.
-    window_size: of the tail index, of which a sixteenth are its tail.
-    noise: the scale of AHTSGD's noise.
-    threshold: the longest step of the two that truncate.
-    seed: of weights, order of the data, and noise.
+    learning_rate: the learning rate.
+    momentum: the momentum; None for none.
+    window_size: the number of norms for the tail index. A sixteenth of them is
+      the tail.
+    noise: the scale of the noise of AHTSGD.
+    threshold: the longest step of the two optimizers that truncate.
+    seed: the seed of the weights, the order of the data, and the noise.
   """
 
   learning_rate: float = 0.05
@@ -61,20 +63,20 @@ class Settings(NamedTuple):
 
   @property
   def window(self) -> dict[str, int]:
-    """What has a window takes."""
+    """The arguments of an optimizer with a window."""
     size = self.window_size
     return {"window_size": size, "k": max(1, size // 16)}
 
 
 class Optimizer(NamedTuple):
-  """An optimizer, and what its update takes beside the gradient.
+  """An optimizer, and the extra arguments of its update.
 
   Attributes:
     tx: the transformation.
-    extra_args: (loss_fn, average, params, opt_state, batch) -> a dict, where
-      loss_fn is (params, examples) -> their mean loss over all devices.
-    batches: how many rows a step takes, in batches; those after the first are
-      in `batch["large"]`.
+    extra_args: (loss_fn, average, params, opt_state, batch) -> a dict of extra
+      arguments. loss_fn is (params, examples) -> mean loss over all devices.
+    batches: the number of batches that a step takes. `batch["large"]` has the
+      rows after the first batch.
   """
 
   tx: optax.GradientTransformation
@@ -110,7 +112,7 @@ def _tail_index_sgd(settings: Settings, axis_name: str | None) -> Optimizer:
 
 
 def _ahtsgd(settings: Settings, axis_name: str | None) -> Optimizer:
-  """Its alpha answers the sharpness of the loss of the batch."""
+  """AHTSGD. The sharpness of the loss of the batch determines alpha."""
 
   def extra_args(loss_fn, average, params, opt_state, batch):
     return {"value_fn": lambda params: loss_fn(params, batch["small"])}
@@ -129,7 +131,7 @@ def _ahtsgd(settings: Settings, axis_name: str | None) -> Optimizer:
 
 
 def _truncated(settings: Settings, axis_name: str | None) -> Optimizer:
-  """The noise of the batch is its gradient less that of a large one."""
+  """The gradient noise is the gradient of the batch minus a large batch's."""
 
   def extra_args(loss_fn, average, params, opt_state, batch):
     factor = optax.tree.get(opt_state, "noise_factor")
@@ -158,9 +160,10 @@ OPTIMIZERS = {
 
 
 def rows(size: int, count: int, seed: int, step: int) -> np.ndarray:
-  """The rows of a step's batch: epoch after epoch, each in an order of its own.
+  """The rows of the batch of a step. Each epoch has its own random order.
 
-  A function of the seed and the step, so the step is the position in the data.
+  The rows depend on the seed and the step alone, so that the step is also the
+  position in the data.
   """
   epochs, places = np.divmod(step * count + np.arange(count), size)
   return np.asarray(
@@ -174,7 +177,7 @@ def _order(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def loss_of(graphdef) -> Callable[[Any, Any], jax.Array]:
-  """(params, (x, y)) -> the mean cross-entropy of classes or next tokens."""
+  """Makes (params, (x, y)) -> mean cross-entropy of classes or next tokens."""
 
   def loss_fn(params, examples):
     x, y = examples
@@ -186,7 +189,7 @@ def loss_of(graphdef) -> Callable[[Any, Any], jax.Array]:
 
 
 def train_step(loss_fn, optimizer: Optimizer, axis_name: str | None):
-  """(state, batch) -> (state, log), whichever way it is going to be run."""
+  """Makes the step (state, batch) -> (state, log) of all four ways."""
 
   def average(tree):
     return tree if axis_name is None else lax.pmean(tree, axis_name)
@@ -211,10 +214,10 @@ def train_step(loss_fn, optimizer: Optimizer, axis_name: str | None):
 
 
 class Trainer:
-  """A model, an optimizer and a data set, trained under `jax.jit`.
+  """Trains a model on a data set with an optimizer, under `jax.jit`.
 
   Attributes:
-    abstract: the logical state: shapes, dtypes and shardings.
+    abstract: shapes, dtypes and shardings of the logical state.
     start: () -> the logical state before the first step.
   """
 
@@ -230,25 +233,25 @@ class Trainer:
     width: int | None = None,
     devices: list[jax.Device] | None = None,
   ):
-    """Compiles nothing yet.
+    """Prepares the training. It does not compile yet.
 
     Args:
-      dataset: of images or text.
-      model: a name of `models.MODELS`.
-      optimizer: a name of `OPTIMIZERS`.
-      settings: of the optimizer.
-      batch_size: of all devices together.
-      width: of the model; None for its own.
-      devices: those to train on; None for all.
+      dataset: images or text.
+      model: a name in `models.MODELS`.
+      optimizer: a name in `OPTIMIZERS`.
+      settings: the arguments of the optimizer.
+      batch_size: the rows of a batch on all devices together.
+      width: the width of the model; None for its default.
+      devices: the devices to train on; None for all.
 
     Raises:
-      ValueError: names or sizes that cannot be.
+      ValueError: an invalid name or size; the message contains it.
     """
     self.devices = jax.devices() if devices is None else devices
     if batch_size % len(self.devices):
       raise ValueError(
-        f"the batch must divide over the devices, got {batch_size} rows for"
-        f" {len(self.devices)}."
+        "the batch must be a multiple of the number of devices, got"
+        f" {batch_size} rows for {len(self.devices)}."
       )
     self.dataset, self.batch_size = dataset, batch_size
     self.settings = settings or Settings()
@@ -287,7 +290,7 @@ class Trainer:
     )
 
   def sharding(self, shape: tuple[int, ...]) -> NamedSharding:
-    """Where a parameter of that shape is."""
+    """The sharding of a parameter of this shape."""
     del shape
     return self.whole
 
@@ -301,19 +304,19 @@ class Trainer:
     )
 
   def place(self, logical: Any) -> Any:
-    """The state that `step` takes, of a logical one."""
+    """Turns a logical state into one that `step` takes."""
     return logical
 
   def logical(self, state: Any) -> Any:
-    """The whole state, as it is saved, of one that `step` takes."""
+    """Turns a state that `step` takes into a logical one, to be saved."""
     return state
 
   def put(self, x: np.ndarray) -> Any:
-    """A part of the batch, as `step` takes it."""
+    """Puts an array of the batch onto the devices, for `step`."""
     return jax.make_array_from_callback(x.shape, self.split, lambda i: x[i])
 
   def read(self, log: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The log of a step, in arrays of one device; waits for nothing."""
+    """The log of a step as arrays of one device. It does not wait."""
     return {name: _here(x) for name, x in log.items()}
 
   def batch(self, step: int) -> dict[str, tuple[Any, Any]]:
@@ -330,7 +333,7 @@ class Trainer:
     }
 
   def test(self, logical: Any) -> tuple[float, float]:
-    """Mean loss, in nats, and accuracy, of the test set."""
+    """The mean loss, in nats, and the accuracy on the test set."""
 
     @jax.jit
     def sums(params, x, y):
@@ -346,7 +349,7 @@ class Trainer:
     size *= len(self.devices)
     for i in range(0, len(self.dataset.x_test), size):
       x, y = (a[i : i + size] for a in self.dataset[2:4])
-      more = [(0, size - len(x))]  # rows that are not there have labels of -1
+      more = [(0, size - len(x))]  # rows that fill up have labels of -1
       x = np.pad(x, more + [(0, 0)] * (x.ndim - 1))
       y = np.pad(y, more + [(0, 0)] * (y.ndim - 1), constant_values=-1)
       put = lambda a: Trainer.put(self, a)
@@ -355,10 +358,10 @@ class Trainer:
 
 
 class Fsdp(Trainer):
-  """Under `jax.jit`, with large parameters split along their longest axis."""
+  """Trains under `jax.jit`, and splits large parameters on the longest axis."""
 
   def sharding(self, shape: tuple[int, ...]) -> NamedSharding:
-    """Where a parameter of that shape is."""
+    """The sharding of a parameter of this shape."""
     axes = [i for i, n in enumerate(shape) if n % len(self.devices) == 0]
     if not axes or np.prod(shape) < SMALLEST_SPLIT:
       return self.whole
@@ -367,7 +370,7 @@ class Fsdp(Trainer):
 
 
 class ShardMap(Trainer):
-  """Under `jax.shard_map`."""
+  """Trains under `jax.shard_map`."""
 
   axis_name = AXIS
 
@@ -380,7 +383,7 @@ class ShardMap(Trainer):
 
 
 class Pmap(Trainer):
-  """Under `jax.pmap`: arrays have an axis of this process's devices."""
+  """Trains under `jax.pmap`. The first axis is this process's devices."""
 
   axis_name = AXIS
 
@@ -391,14 +394,14 @@ class Pmap(Trainer):
     )
 
   def place(self, logical: Any) -> Any:
-    """The state that `step` takes, of a logical one."""
+    """Turns a logical state into one that `step` takes."""
     count = len(self.mesh.local_devices)
     stacked = jax.tree.map(lambda x: np.stack([_here(x)] * count), logical)
-    # Laid out as `step` will return it, which is then compiled but once.
+    # With the layout of the result of `step`, so that it is compiled only once.
     return jax.pmap(lambda x: x, devices=self.devices)(stacked)
 
   def logical(self, state: Any) -> Any:
-    """The whole state, as it is saved, of one that `step` takes."""
+    """Turns a state that `step` takes into a logical one, to be saved."""
     return jax.tree.map(
       lambda x: jax.make_array_from_process_local_data(
         self.whole, np.asarray(_first(x))
@@ -407,12 +410,12 @@ class Pmap(Trainer):
     )
 
   def put(self, x: np.ndarray) -> Any:
-    """A part of the batch, as `step` takes it."""
+    """Puts an array of the batch onto the devices, for `step`."""
     ours = [d.process_index == jax.process_index() for d in self.devices]
     return x.reshape(len(self.devices), -1, *x.shape[1:])[np.asarray(ours)]
 
   def read(self, log: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The log of a step, in arrays of one device; waits for nothing."""
+    """The log of a step as arrays of one device. It does not wait."""
     return {name: _first(x) for name, x in log.items()}
 
 
@@ -420,10 +423,10 @@ WAYS = {"jit": Trainer, "fsdp": Fsdp, "shard_map": ShardMap, "pmap": Pmap}
 
 
 def _here(x: jax.Array) -> jax.Array:
-  """What a device of this process has of it."""
+  """The part of an array on a device of this process."""
   return x.addressable_data(0)
 
 
 def _first(x: jax.Array) -> jax.Array:
-  """Of an array of `jax.pmap`, the part of one device."""
+  """The part of one device, of an array of `jax.pmap`."""
   return _here(x).reshape(x.shape[1:])

@@ -1,39 +1,43 @@
-r"""Truncated heavy-tailed noise on FashionMNIST with wrong labels.
+r"""Trains with truncated heavy-tailed noise on FashionMNIST with wrong labels.
 
     python examples/truncated_noise.py                     # half an hour
     python examples/truncated_noise.py --steps 1000 --seeds 2  # a minute
 
 Six methods train a small conv net (5x5x10, 5x5x10, 50, 10: 11,330 parameters)
-on 1,000 images with their labels and 200 with random ones:
+on 1,000 images with their labels and 200 images with random labels:
 
     LB          g_LB                                large batches
     SB          g_SB                                small batches
     SB+Clip     g_SB,                    truncated  steps no longer than b
-    SB+Noise    g_SB + Z (g_SB* - g_LB)             Z heavy-tailed
-    Our 1       g_SB + Z (g_SB* - g_LB), truncated  SB* another small batch
+    SB+Noise    g_SB + Z (g_SB* - g_LB)             Z is heavy-tailed
+    Our 1       g_SB + Z (g_SB* - g_LB), truncated  SB* is another small batch
     Our 2       g_SB + Z (g_SB  - g_LB), truncated
 
-where P(Z > z) = (1 + z/c)^-a. Each is `htga_optax.truncated_heavy_tailed_sgd`,
-one argument apart. The claim (Wang, Oh and Rhee, arXiv 2102.04297, from which
-the names are) is that the last two find flatter minima, which generalise
-better. The examined sharpness is theirs, of the training loss L:
+with P(Z > z) = (1 + z/c)^-a. All six are
+`htga_optax.truncated_heavy_tailed_sgd` with different arguments. The claim
+(Wang, Oh and Rhee, arXiv 2102.04297, the source of the names) is that the last
+two methods find flatter minima, and that these generalise better. The sharpness
+is the one of this paper, for the training loss L:
 
     E |L(theta + nu) - L(theta)|,  nu ~ N(0, 0.01^2 I), 100 draws.
 
-Known of their settings for this problem: net, images, a rate of 0.07, small
-batches of 20, 20,000 steps; a = 1.4 and c = 0.5 for all problems. Not known,
-and taken from those for CIFAR-10: b = 0.25, and no noise in the last sixth of
-the run. This example's own: large batches of 100 (8 small ones there, 5 here),
-Z counts as 0 up to its 90 % quantile (as a reference does to save time; 69 % of
-its mean are above), batches drawn with replacement, SB+Noise with another small
-batch, Flax's initial weights. Every seed has its own images, wrong labels and
-initial weights, which are the same for all methods. Nothing is tuned.
+The paper states these settings for this problem: the net, the images, a rate of
+0.07, small batches of 20, and 20,000 steps; for all problems, a = 1.4 and
+c = 0.5. It does not state the following settings, which are those for CIFAR-10:
+b = 0.25, and no noise in the last sixth of the run. The following settings are
+this example's own: large batches of 100 (8 small batches in the paper, 5 here);
+a Z below its 90 % quantile counts as 0 (a reference implementation does this to
+save time; values above the quantile contribute 69 % of the mean of Z); batches
+are drawn with replacement; SB+Noise uses another small batch; initial weights
+are Flax's. Every seed has its own images, wrong labels and initial weights, and
+all methods share them. Nothing is tuned.
 
-Seeds run side by side in threads: under `jax.vmap` over seeds every step would
-need the large batch that the gate of Z saves.
+Seeds run in parallel threads. Under `jax.vmap` over seeds every step would need
+the large batch, and a Z of 0 would save nothing.
 
 What it does not show: other networks and data. A net that has learned the wrong
-labels by heart has a loss of almost 0, and near it a small sharpness.
+labels by heart has a loss of almost 0, and the sharpness near such a point is
+small.
 """
 
 import cli
@@ -53,7 +57,7 @@ with cli.one_line("truncated_noise"):
   import threading
   from typing import NamedTuple
 
-  # A thread for a seed, not for a part of a small product.
+  # Threads are for the seeds, not for the parts of a small matrix product.
   os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
   )
@@ -63,9 +67,9 @@ with cli.one_line("truncated_noise"):
   import jax
   from jax import flatten_util, lax
   import jax.numpy as jnp
-  from matplotlib.figure import Figure
   import numpy as np
   import optax
+  import pictures
   from rich import box
   from rich.console import Console
   from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -74,15 +78,15 @@ with cli.one_line("truncated_noise"):
 
   import htga_optax
 
-CHUNKS = 20  # parts of a run, after each of which it is examined
-DRAWS = 100  # of the expected sharpness
-DELTA = 0.01  # their standard deviation
+CHUNKS = 20  # parts of a run; measurements follow each part
+DRAWS = 100  # perturbations for the expected sharpness
+DELTA = 0.01  # standard deviation of a perturbation
 BLOCK = 100  # images that are classified at once
-WATCHED = 2000  # test images during a run; after it there are all
+WATCHED = 2000  # test images during a run; all are used after it
 
 
 class Method(NamedTuple):
-  """What a method takes for g, for the noise, and whether it truncates."""
+  """A method: its batch, its noise, and whether it truncates the step."""
 
   large: bool = False
   noise: str | None = None
@@ -97,23 +101,14 @@ METHODS = {
   "Our 1": Method(noise="other", truncated=True),
   "Our 2": Method(noise="same", truncated=True),
 }
-# Okabe and Ito's colours, and line styles for print without colour.
-LOOKS = {
-  "LB": {"color": "#56B4E9", "linestyle": (0, (6, 1.5, 1.2, 1.5))},
-  "SB": {"color": "black", "linestyle": (0, (5, 1.5))},
-  "SB+Clip": {"color": "#009E73", "linestyle": (0, (3, 1, 1.2, 1, 1.2, 1))},
-  "SB+Noise": {"color": "#E69F00", "linestyle": (0, (1.2, 1.2))},
-  "Our 1": {"color": "#0072B2", "linestyle": "-"},
-  "Our 2": {"color": "#D55E00", "linestyle": "-"},
-}
-MARKS = dict(zip(METHODS, "soDX^v"))
+LOOKS = pictures.looks(*METHODS)
 
 
 class Net(nnx.Module):
-  """Twice a 5x5 convolution to 10 channels and a pool, then 50 and classes.
+  """Two 5x5 convolutions to 10 channels with pooling, and two dense layers.
 
-  The images are the last axis throughout and a convolution is the product of a
-  matrix and patches: on a CPU that is five times as fast as XLA's own.
+  The images are the last axis everywhere, and a convolution is the product of a
+  matrix and patches. On a CPU this is five times as fast as XLA's convolution.
   """
 
   def __init__(self, shape: tuple[int, ...], classes: int, rngs: nnx.Rngs):
@@ -125,7 +120,7 @@ class Net(nnx.Module):
     self.head = nnx.Linear(50, classes, rngs=rngs)
 
   def __call__(self, images: jax.Array) -> jax.Array:
-    """Logits [classes, n] of images, uint8 [n, height, width, channels]."""
+    """The logits [classes, n] of uint8 images [n, height, width, channels]."""
     x = jnp.transpose(images, (3, 1, 2, 0)).astype(jnp.float32) / 255
     x = nnx.relu(pool(times(self.conv1, patches(x))))
     x = nnx.relu(pool(times(self.conv2, patches(x))))
@@ -141,26 +136,26 @@ def patches(x: jax.Array) -> jax.Array:
 
 
 def times(layer: nnx.Linear, x: jax.Array) -> jax.Array:
-  """A linear layer along the first axis."""
+  """Applies a linear layer along the first axis."""
   y = layer.kernel[...].T @ x.reshape(len(x), -1) + layer.bias[...][:, None]
   return y.reshape(-1, *x.shape[1:])
 
 
 def pool(x: jax.Array) -> jax.Array:
-  """The largest of every 2x2 pixels of x [c, h, w, n]."""
+  """The maximum of every 2x2 pixels of x [c, h, w, n]."""
   c, h, w, n = x.shape
   return x.reshape(c, h // 2, 2, w // 2, 2, n).max((2, 4))
 
 
 class Problem(NamedTuple):
-  """The training images of one seed: those at the end have random labels."""
+  """The training images of one seed. The last ones have random labels."""
 
   images: jax.Array
   labels: jax.Array
 
 
 class Settings(NamedTuple):
-  """What the command line says of the training; hashable."""
+  """The arguments of the training. They are hashable."""
 
   steps: int
   small: int
@@ -176,7 +171,7 @@ class Settings(NamedTuple):
 def make_problem(
   dataset: data.Dataset, clean: int, wrong: int, seed: int
 ) -> Problem:
-  """Draws images, and labels for the last `wrong` of them."""
+  """Draws images, and random labels for the last `wrong` of them."""
   rng = np.random.default_rng(seed)
   rows = rng.choice(len(dataset.x_train), clean + wrong, replace=False)
   labels = dataset.y_train[rows]
@@ -185,17 +180,17 @@ def make_problem(
 
 
 def classes_of(dataset: data.Dataset) -> int:
-  """How many classes there are."""
+  """The number of classes."""
   return 1 + int(max(dataset.y_train.max(), dataset.y_test.max()))
 
 
 def make_optimizer(
   method: Method, settings: Settings, key: jax.Array | int
 ) -> optax.GradientTransformationExtraArgs:
-  """The six, one argument apart."""
+  """Makes the optimizer of a method."""
   s = settings
   stop = s.noise_until * s.steps
-  # The quantile of Z; the bounds are for what the package then refuses.
+  # The quantile of Z. The bounds avoid an overflow for an invalid `alpha`.
   exponent = -math.log1p(-s.gate) / max(s.alpha, 1e-3)
   gate = s.scale * math.expm1(min(exponent, 700.0))
   return htga_optax.truncated_heavy_tailed_sgd(
@@ -211,12 +206,12 @@ def make_optimizer(
 
 
 def losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """The cross entropies [n] of logits [classes, n]."""
+  """The cross entropies [n] for logits [classes, n]."""
   return optax.softmax_cross_entropy_with_integer_labels(logits.T, labels)
 
 
 class Examiner:
-  """What does not depend on the method, jitted: the net and its loss."""
+  """Measures a net: jitted functions that do not depend on the method."""
 
   def __init__(self, model: Callable[[jax.Array], nnx.Module]):
     self.graphdef, _ = nnx.split(
@@ -227,7 +222,7 @@ class Examiner:
     self.sharpness = jax.jit(self._sharpness)
 
   def _logits(self, params, images):
-    """Logits [classes, n], of blocks of images at a time, which is faster."""
+    """The logits [classes, n], a block of images at a time, which is faster."""
     net, n = nnx.merge(self.graphdef, params), len(images)
     if n <= BLOCK:
       return net(images)
@@ -251,7 +246,7 @@ class Examiner:
     return jnp.mean(lax.map(change, jax.random.split(key, DRAWS)))
 
   def examine(self, params, problem: Problem, clean: int) -> dict[str, float]:
-    """The training loss, and the accuracies of both kinds of images."""
+    """The training loss, and the accuracies on both kinds of images."""
     logits = np.asarray(self.logits(params, problem.images))
     right = logits.argmax(0) == np.asarray(problem.labels)
     return {
@@ -261,22 +256,22 @@ class Examiner:
     }
 
   def test(self, params, images: np.ndarray, labels: np.ndarray) -> float:
-    """The share of images that are classified rightly."""
+    """The share of images that the net classifies correctly."""
     classes = np.asarray(self.logits(params, images)).argmax(0)
     return float(np.mean(classes == labels))
 
 
 class Trainer:
-  """Training with one method: `advance` takes a chunk of steps, jitted."""
+  """Trains with one method. `advance` is jitted and takes a chunk of steps."""
 
   def __init__(self, method: Method, settings: Settings, examiner: Examiner):
     self.method, self.settings, self.examiner = method, settings, examiner
     self.advance = jax.jit(self._advance)
 
   def _advance(self, carry, key, start, problem):
-    """What is carried on, and the share of the steps that were long."""
+    """The new parameters and state, and the share of steps of b or longer."""
     s, method = self.settings, self.method
-    tx = make_optimizer(method, s, 0)  # the key of its noise is in its state
+    tx = make_optimizer(method, s, 0)  # the state has the key of the noise
 
     def loss_fn(params, rows):
       net = nnx.merge(self.examiner.graphdef, params)
@@ -307,11 +302,11 @@ class Trainer:
 
 
 class Results(NamedTuple):
-  """All that was measured.
+  """All measurements.
 
   Attributes:
-    curves: per method and quantity, [seeds, CHUNKS].
-    final: per method and quantity, [seeds].
+    curves: for each method and quantity, [seeds, CHUNKS].
+    final: for each method and quantity, [seeds].
   """
 
   curves: dict[str, dict[str, np.ndarray]]
@@ -326,7 +321,7 @@ def train(
   seed: int,
   tick: Callable[[], None],
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-  """One run: what it was after each chunk, and at the end."""
+  """Makes one run; returns the measurements of each chunk and of the end."""
   examiner = trainer.examiner
   problem = make_problem(dataset, clean, wrong, seed)
   key, sharpness_key, noise_key = jax.random.split(jax.random.key(seed), 3)
@@ -402,7 +397,7 @@ def compare(
 
 
 def half_width(values: np.ndarray) -> float:
-  """Of the 95 % interval of a mean, by Student's t; nan for one value."""
+  """Half of Student's 95 % interval of a mean; nan for one value."""
   n = len(values)
   if n < 2:
     return math.nan
@@ -430,7 +425,7 @@ HEADINGS = (
 
 
 def rows_of(results: Results) -> list[list[str]]:
-  """The cells of the table, the head first."""
+  """The rows of the table, with the head first."""
   head = ["method", *(heading for _, heading, _, _ in HEADINGS)]
   differ = "SB" in results.final and len(results.final) > 1
   if differ:
@@ -452,12 +447,12 @@ def rows_of(results: Results) -> list[list[str]]:
 
 
 def reading(results: Results) -> str:
-  """Whether the claim holds here, in sentences."""
+  """Sentences on whether the claim holds here."""
   if "SB" not in results.final:
-    return "Without SB there is nothing to compare with."
+    return "Without SB there is no method to compare with."
   base, sentences = results.final["SB"], []
   if len(base["test"]) < 2:
-    return "One seed does not tell what chance does."
+    return "One seed does not show how much is chance."
   for name in ("Our 1", "Our 2"):
     if name not in results.final:
       continue
@@ -476,12 +471,14 @@ def reading(results: Results) -> str:
         verdicts.append(f"no difference in {noun} beyond the seeds' spread")
       else:
         verdicts.append(more if gain.mean() > 0 else less)
-    sentences.append(f"Beside SB, {name} has {' and '.join(verdicts)}.")
-  return " ".join(sentences) or "None of the two to be compared was run."
+    sentences.append(
+      f"In comparison with SB, {name} has {' and '.join(verdicts)}."
+    )
+  return " ".join(sentences) or "Neither Our 1 nor Our 2 was run."
 
 
 def machine() -> str:
-  """What the figures were measured on."""
+  """The machine and the versions."""
   cpu = platform.processor() or platform.machine()
   info = Path("/proc/cpuinfo")
   if info.exists():
@@ -497,7 +494,7 @@ def machine() -> str:
 
 
 def report(path: Path, command: str, results: Results, title: str) -> None:
-  """Puts the table into a Markdown file, in the place of that command's."""
+  """Puts the table into a Markdown file, in the place of this command."""
   head, *rows = rows_of(results)
   cells = [head, ["---"] * len(head), *rows]
   lines = [
@@ -519,19 +516,18 @@ def report(path: Path, command: str, results: Results, title: str) -> None:
 
 
 def draw(results: Results, path: Path, settings: Settings, title: str) -> None:
-  """Writes the picture: two curves, and where all seeds end."""
-  figure = Figure(figsize=(11, 4.6), layout="constrained")
-  axes = figure.subplots(1, 3)
+  """Writes the picture: two quantities over the steps, and the end of runs."""
+  axes = pictures.panels(1, 3, height=4.6, width=11)[0]
   steps = np.arange(1, CHUNKS + 1) * settings.steps / CHUNKS / 1000
   for name, curves in results.curves.items():
     for ax, quantity in ((axes[0], "test"), (axes[1], "wrong")):
       values, look = 100 * curves[quantity], LOOKS[name]
       low, high = values.min(0), values.max(0)
-      ax.fill_between(steps, low, high, color=look["color"], alpha=0.12, lw=0)
-      ax.plot(steps, np.median(values, 0), label=name, **look)
+      ax.fill_between(steps, low, high, color=look.color, alpha=0.12, lw=0)
+      ax.plot(steps, np.median(values, 0), label=name, **look.line)
   for name, final in results.final.items():
     x, y = final["sharpness"], 100 * final["test"]
-    mark = {"color": LOOKS[name]["color"], "marker": MARKS[name], "ls": ""}
+    mark = LOOKS[name].points
     axes[2].plot(x, y, markersize=4, alpha=0.5, **mark)
     look = {"markersize": 10, "markeredgecolor": "white", "zorder": 3}
     axes[2].plot(np.exp(np.mean(np.log(x))), y.mean(), **look, **mark)
@@ -546,24 +542,18 @@ def draw(results: Results, path: Path, settings: Settings, title: str) -> None:
   axes[2].set_ylabel("test accuracy, %")
   leave_out(axes, results)
   headings = (
-    "(a) test accuracy, median and range",
-    "(b) random labels learned by heart",
-    "(c) at the end: seeds, and means",
+    "test accuracy, median and range",
+    "random labels learned by heart",
+    "at the end: seeds, and means",
   )
-  for ax, heading in zip(axes, headings):
-    ax.set_title(heading, loc="left", fontsize="medium")
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
-  figure.suptitle(title)
   lines = [x for x in axes[0].get_lines() if x.get_label() in METHODS]
-  for line, mark in zip(lines, map(MARKS.get, results.final)):
-    line.set(marker=mark, markevery=4, markersize=5)
-  figure.legend(handles=lines, loc="outside lower center", ncols=len(lines))
-  figure.savefig(path, dpi=100)
+  for line, name in zip(lines, results.final):
+    line.set(marker=LOOKS[name].marker, markevery=4, markersize=5)
+  pictures.save(path, axes, headings, title, lines, columns=len(lines))
 
 
 def leave_out(axes, results: Results) -> None:
-  """Ends the axes of accuracy and sharpness where methods that learn do."""
+  """Limits the axes of accuracy and sharpness to the methods that learn."""
   ends = {n: np.median(f["test"]) for n, f in results.final.items()}
   learned = [n for n in ends if ends[n] > max(ends.values()) / 2]
   curves = np.concatenate([results.curves[n]["test"] for n in learned])
@@ -582,7 +572,7 @@ def leave_out(axes, results: Results) -> None:
 
 
 def methods(text: str) -> list[str]:
-  """An argument that must name some of the methods."""
+  """Parses an argument that must name some of the methods."""
   names = [name.strip() for name in text.split(",")]
   for name in names:
     if name not in METHODS:
@@ -593,7 +583,7 @@ def methods(text: str) -> list[str]:
 
 
 def share(text: str) -> float:
-  """An argument that must be in [0, 1]."""
+  """Parses an argument that must be in [0, 1]."""
   try:
     value = float(text)
   except ValueError:
@@ -604,7 +594,7 @@ def share(text: str) -> float:
 
 
 def text_file(text: str) -> Path:
-  """An argument that must be a file that can be written."""
+  """Parses an argument that must be the path of a writable file."""
   path = Path(text).expanduser()
   if path.is_dir() or not os.access(path.parent, os.W_OK):
     raise argparse.ArgumentTypeError(f"cannot write {text}")
@@ -616,35 +606,35 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   parser = cli.Parser("truncated_noise", __doc__)
   add = parser.add_argument
   names = ", ".join(("digits", *data.TFDS_NAMES))
-  add("--methods", type=methods, default=list(METHODS), help='as "SB,Our 2"')
-  add("--steps", type=cli.count, default=20_000, help="rounded up to twenties")
-  add("--seeds", type=cli.count, default=5, help="how many")
+  add(
+    "--methods", type=methods, default=list(METHODS), help='such as "SB,Our 2"'
+  )
+  add("--steps", type=cli.count, default=20_000, help="made a multiple of 20")
+  add("--seeds", type=cli.count, default=5, help="number of seeds")
   add("--learning-rate", type=float, default=0.07)
   add("--threshold", type=float, default=0.25, help="b, the longest step")
-  add("--alpha", type=float, default=1.4, help="a, of Z")
-  add("--scale", type=float, default=0.5, help="c, of Z")
-  add("--gate", type=share, default=0.9, help="Z is 0 up to this quantile")
-  add("--noise-until", type=share, default=5 / 6, help="of the steps")
+  add("--alpha", type=float, default=1.4, help="a, tail index of Z")
+  add("--scale", type=float, default=0.5, help="c, scale of Z")
+  add("--gate", type=share, default=0.9, help="Z is 0 below this quantile")
+  add("--noise-until", type=share, default=5 / 6, help="share of steps")
   add("--small", type=cli.count, default=20, help="images in a small batch")
   add("--large", type=cli.count, default=100, help="images in a large batch")
-  add("--clean", type=cli.count, default=1000, help="images, right labels")
-  add("--wrong", type=cli.count, default=200, help="images, random labels")
+  add("--clean", type=cli.count, default=1000, help="images with their labels")
+  add("--wrong", type=cli.count, default=200, help="images with random labels")
   add("--dataset", default="fashion_mnist", help=f"{names} or a PATH.npz")
-  add("--data-dir", help="where TFDS keeps its data sets")
+  add("--data-dir", help="the folder of TFDS data sets")
   add("--threads", type=cli.count, default=os.cpu_count() or 1)
   add(
     "--output", type=cli.picture, default="truncated_noise.png", metavar="PNG"
   )
-  add(
-    "--report", type=text_file, metavar="MD", help="a file that gets the table"
-  )
+  add("--report", type=text_file, metavar="MD", help="a page for the table")
   args = parser.parse_args(argv)
   args.steps = -(-args.steps // CHUNKS) * CHUNKS
   args.settings = Settings(*(getattr(args, k) for k in Settings._fields))
   try:
     if args.gate == 1:
       raise ValueError("gate must be below 1, got 1.0.")
-    # A schedule is not checked, so the scale is once without.
+    # A schedule of the scale is not checked, so check the number.
     htga_optax.inflate_gradient_noise(args.alpha, args.scale, key=0)
     make_optimizer(METHODS["Our 1"], args.settings, 0)
   except ValueError as error:
@@ -653,7 +643,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def command_line(argv: list[str]) -> str:
-  """The command, without the arguments that change no figure."""
+  """The command, without the arguments that do not change the results."""
   kept, rest = [], iter(argv)
   for word in rest:
     name, equals, _ = word.partition("=")
@@ -666,7 +656,7 @@ def command_line(argv: list[str]) -> str:
 
 
 def check(dataset: data.Dataset, args: argparse.Namespace) -> None:
-  """Whether the net and the images go together, and there are enough."""
+  """Checks the size and the number of the images."""
   height, width = dataset.x_train.shape[1:3]
   if height % 4 or width % 4 or min(height, width) < 16:
     raise data.DataError(
@@ -676,12 +666,12 @@ def check(dataset: data.Dataset, args: argparse.Namespace) -> None:
   asked, there = args.clean + args.wrong, len(dataset.x_train)
   if asked > there:
     raise data.DataError(
-      f"{asked} training images are asked of {dataset.name}, it has {there}."
+      f"{asked} training images are needed, and {dataset.name} has {there}."
     )
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Loads, trains, prints and draws; every failure is one line."""
+  """Loads, trains, prints and draws. A failure prints one line."""
   argv = sys.argv[1:] if argv is None else argv
   args = parse(argv)
   failures = (data.DataError, OSError, jax.errors.JaxRuntimeError)
@@ -690,7 +680,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace, command: str) -> Results:
-  """One comparison, from the data to the picture."""
+  """Makes one comparison, from the data to the picture."""
   dataset = data.load_images(args.dataset, args.data_dir)
   check(dataset, args)
   results = compare(dataset, args.settings, args)
@@ -701,7 +691,8 @@ def run(args: argparse.Namespace, command: str) -> Results:
   draw(results, args.output, args.settings, title)
   table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
   table.title_justify = "left"
-  head, *rows = zip(*rows_of(results))  # a method a column, which is narrower
+  # One column for each method is narrower.
+  head, *rows = zip(*rows_of(results))
   for i, heading in enumerate(head):
     table.add_column(heading, justify="right" if i else "left")
   for row in rows:

@@ -1,27 +1,29 @@
-"""Stable noise against a bad start: an MLP on MNIST, from zeros and as usual.
+"""Trains an MLP on MNIST with stable noise, from zeros and from usual weights.
 
     python examples/zero_init.py                  # MNIST by TFDS
     python examples/zero_init.py --dataset my.npz
 
-With weights of zero no gradient reaches a weight, so that SGD learns how
-frequent each class is and nothing else. Noise on the parameters breaks that.
-Which noise is another question, so SGD with Gaussian noise is here too, beside
-stable noise whose alpha is fixed, annealed, or steered by the sharpness:
+If all weights are zero, so are their gradients. SGD then learns only how
+frequent each class is. Noise on the parameters changes this. To see which noise
+helps, the example compares SGD with Gaussian noise, and with stable noise whose
+alpha is fixed, annealed, or steered by the sharpness:
 
     htga_optax.ahtsgd(eta, sigma, key=0, alpha=2.0)       # Gaussian
     htga_optax.ahtsgd(eta, sigma, key=0, alpha="rising")  # AHTSGD
 
-First from zeros, at one learning rate; then from usual weights, at learning
-rates over two decades, with a scale sigma of the noise that suits them, and
-with that which suited zeros. For every method alike it is the sigma of `SCALES`
-whose training loss at the end of one epoch is the smallest, the mean of seeds
-that are not used again, at the learning rate of the first part or the middle
-one of the second. All else is as it comes, but that one more AHTSGD has its
-steps truncated to a length of 1: it was added when single jumps had been seen
-to end the training of some seeds, and the length was not tuned.
+There are three parts: from zeros, at one learning rate; from usual weights, at
+learning rates over two decades, with a scale sigma of the noise chosen for
+them; and the same with the sigma chosen for zeros. Sigma is chosen in the same
+way for every method: it is the value in `SCALES` with the smallest training
+loss after one epoch. This loss is a mean over seeds that are not used again, at
+the learning rate of the first part, or the middle learning rate of the second.
+All other arguments are defaults, with one exception: a further AHTSGD truncates
+its steps to a length of 1. This method was added after it was seen that for
+some seeds a single jump undoes the training. The length was not tuned.
 
 What it does not show: that a result for two hidden layers on MNIST holds
-elsewhere, or that the responses, reconstructions all, are those of the source.
+elsewhere, or that the responses are those of the source. All of them are
+reconstructions.
 """
 
 import cli
@@ -38,11 +40,10 @@ with cli.one_line("zero_init"):
   import jax
   from jax import lax
   import jax.numpy as jnp
-  from matplotlib.figure import Figure
-  from matplotlib.lines import Line2D
   import mlp
   import numpy as np
   import optax
+  import pictures
   import report
   from rich.console import Console
   from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -52,25 +53,15 @@ with cli.one_line("zero_init"):
 
 WIDTHS = 64, 64
 RATE = 0.1  # the learning rate from zeros
-RATES = 0.003, 0.01, 0.03, 0.1, 0.3  # and from usual weights
+RATES = 0.003, 0.01, 0.03, 0.1, 0.3  # the learning rates from usual weights
 SCALES = 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2
-SWEEP_SEEDS = 1000, 1001, 1002  # of the choice of sigma, and of nothing else
-RECORDS = 6  # an epoch
+SWEEP_SEEDS = 1000, 1001, 1002  # only for the choice of sigma
+RECORDS = 6  # in an epoch
 EPOCHS = 2  # from zeros; one from usual weights
-CHANCE = 0.2  # an accuracy below is none
-# Okabe and Ito's colours, line styles and marks for print without colour.
-LOOKS = {
-  "SGD": {"color": "black", "linestyle": "-", "marker": "o"},
-  "Gaussian": {"color": "#56B4E9", "linestyle": "-", "marker": "s"},
-  "fixed 1.5": {"color": "#E69F00", "linestyle": "-", "marker": "^"},
-  "annealed": {"color": "#009E73", "linestyle": (0, (5, 1.5)), "marker": "v"},
-  "rising": {"color": "#0072B2", "linestyle": (0, (5, 1.5)), "marker": "D"},
-  "truncated": {"color": "#7F7F7F", "linestyle": "-", "marker": "*"},
-  "falling": {"color": "#D55E00", "linestyle": (0, (1.2, 1.2)), "marker": "P"},
-  "growth": {"color": "#CC79A7", "linestyle": (0, (1.2, 1.2)), "marker": "X"},
-}
+CHANCE = 0.2  # a run with a lower accuracy does not train
 STEERED = "rising", "truncated", "falling", "growth"
-THRESHOLD = 1.0  # the longest step of "truncated", which is "rising" else
+LOOKS = pictures.looks("SGD", "Gaussian", "fixed 1.5", "annealed", *STEERED)
+THRESHOLD = 1.0  # the longest step of "truncated"; its response is "rising"
 SCHEDULES = {  # alpha at the beginning and at the end of a run
   "Gaussian": (2.0, 2.0),
   "fixed 1.5": (1.5, 1.5),
@@ -81,7 +72,7 @@ SCHEDULES = {  # alpha at the beginning and at the end of a run
 def make_optimizer(
   kind: str, learning_rate, scale, key, schedule, steps
 ) -> Any:
-  """A method; only the steered ones look at the sharpness."""
+  """Makes a method. Only those in `STEERED` measure the sharpness."""
   if kind == "SGD":
     return optax.sgd(learning_rate)
   low, high = schedule
@@ -94,12 +85,12 @@ def make_optimizer(
 
 
 class Plan(NamedTuple):
-  """What the runs have in common.
+  """The sizes that all runs share.
 
   Attributes:
-    every: steps between records.
-    batch_size: images in a batch.
-    classes: how many.
+    every: the number of steps between records.
+    batch_size: the number of images in a batch.
+    classes: the number of classes.
   """
 
   every: int
@@ -108,12 +99,12 @@ class Plan(NamedTuple):
 
 
 class Log(NamedTuple):
-  """What is read while training, [runs, records].
+  """The log of some runs, [runs, records].
 
   Attributes:
-    accuracy: on the test set.
-    loss: on the batches since the last record.
-    alpha: of the noise; 0 where there is none.
+    accuracy: the accuracy on the test set.
+    loss: the mean loss of the batches since the last record.
+    alpha: alpha of the noise; 0 without noise.
   """
 
   accuracy: np.ndarray
@@ -139,25 +130,27 @@ def train(
   scales: jax.Array,
   keys: jax.Array,
 ) -> Log:
-  """Many runs of one method at once.
+  """Makes many runs of one method at once.
 
-  The optimizer's state begins inside `jax.vmap`. So the tracker's clock is one
-  for all runs, and `lax.cond` still skips the looks between; a state that came
-  from outside would have a clock for each, and a look every step.
+  `jax.vmap` covers the initial state of the optimizer. Therefore all runs share
+  the step counter of the tracker, and `lax.cond` skips the measurements of the
+  sharpness between two due steps. With a state from outside each run would have
+  its own counter, and every step would measure.
 
   Args:
     kind: "SGD", "schedule" or one of `STEERED`.
-    plan: of the runs.
-    images: training and test set.
-    schedule: alpha at the beginning and at the end, where it is one.
-    gain: of the first weights; 0 for zeros.
-    records: how many to make, at most `EPOCHS * RECORDS`; no more are filled.
-    rates: [runs].
-    scales: [runs].
-    keys: [runs].
+    plan: the sizes of the runs.
+    images: the training set and the test set.
+    schedule: alpha at the beginning and at the end, if `kind` is "schedule".
+    gain: the gain of the initial weights; 0 for zeros.
+    records: the number of records, at most `EPOCHS * RECORDS`. The rest of the
+      log is 0.
+    rates: the learning rates [runs].
+    scales: the scales of the noise [runs].
+    keys: the random keys [runs].
 
   Returns:
-    A `Log`.
+    The log.
   """
   x_train, y_train, x_test, y_test = images
   sizes = x_train.shape[1], *WIDTHS, plan.classes
@@ -198,7 +191,7 @@ def train(
   return jax.vmap(one)(rates, scales, keys)
 
 
-# The parts: a name, the gain of the weights, epochs and learning rates.
+# Each part has a name, the gain of the weights, epochs and learning rates.
 PARTS = (
   ("zeros", 0.0, EPOCHS, (RATE,)),
   ("usual weights", 2.0, 1, RATES),
@@ -207,12 +200,12 @@ PARTS = (
 
 
 class Part(NamedTuple):
-  """One of the comparisons.
+  """The results of one part.
 
   Attributes:
-    rates: learning rates.
-    scales: the sigma that was chosen, per method.
-    logs: per method, `Log` of [rates, seeds, records].
+    rates: the learning rates.
+    scales: the chosen sigma of each method.
+    logs: the `Log` of each method, [rates, seeds, records].
   """
 
   rates: tuple[float, ...]
@@ -221,7 +214,7 @@ class Part(NamedTuple):
 
 
 def train_all(name, plan, images, gain, epochs, grid, lanes) -> Log:
-  """Runs of (learning rate, scale, seed), so many at once; [runs, records]."""
+  """Makes runs of (learning rate, scale, seed), `lanes` of them at once."""
   records, logs = epochs * RECORDS, []
   for start in range(0, len(grid), lanes):
     some = [grid[min(start + i, len(grid) - 1)] for i in range(lanes)]
@@ -239,7 +232,7 @@ def train_all(name, plan, images, gain, epochs, grid, lanes) -> Log:
 
 
 def choose_scale(name, plan, images, gain, rate, lanes) -> float:
-  """The one of `SCALES` with the smallest mean training loss."""
+  """The value in `SCALES` with the smallest mean training loss."""
   grid = [(rate, scale, seed) for scale in SCALES for seed in SWEEP_SEEDS]
   last = train_all(name, plan, images, gain, 1, grid, lanes).loss[:, -1]
   last = np.where(np.isfinite(last), last, np.inf)
@@ -249,7 +242,7 @@ def choose_scale(name, plan, images, gain, rate, lanes) -> float:
 def compare(
   args: argparse.Namespace, dataset: data.Dataset
 ) -> tuple[Plan, list[Part]]:
-  """All parts, method by method, with a progress bar."""
+  """Makes all parts, method by method, with a progress bar."""
   x = mlp.standardise(dataset.x_train, dataset.x_test)
   images = x[0], dataset.y_train, x[1], dataset.y_test
   images = tuple(map(jnp.asarray, images))
@@ -287,7 +280,7 @@ def compare(
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-  """The mean, and half of Student's 95 % interval (nan of one value)."""
+  """The mean, and half of Student's 95 % interval (nan for one value)."""
   n = len(values)
   if n < 2:
     return float(np.mean(values)), math.nan
@@ -296,13 +289,13 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def percent(values: np.ndarray) -> str:
-  """A mean of shares with its interval, as text."""
+  """The mean of shares in percent, with its interval, as text."""
   mean, half = interval(100 * values)
   return f"{mean:.1f}" + (f" ± {half:.1f}" if half == half else "")
 
 
 def scale_text(name: str, part: Part) -> str:
-  """The chosen sigma; marked where it is an end of the grid."""
+  """The chosen sigma as text, with a mark if it is an end of the grid."""
   scale = part.scales[name]
   at_end = scale in (SCALES[0], SCALES[-1])
   return "-" if name == "SGD" else f"{scale:.0e}" + " (end)" * at_end
@@ -319,7 +312,7 @@ ZERO_HEAD = [
 
 
 def zero_rows(part: Part) -> report.Rows:
-  """What came of weights of zero, a method a row."""
+  """The rows of the table for weights of zero, one for each method."""
   rows = []
   for name, log in part.logs.items():
     accuracy = log.accuracy[0]
@@ -337,7 +330,7 @@ def zero_rows(part: Part) -> report.Rows:
 
 
 def rate_rows(part: Part, record: int) -> report.Rows:
-  """Accuracy by learning rate at a record, a method a row."""
+  """The accuracy at each learning rate at a record, a row for each method."""
   return [
     [
       name,
@@ -352,7 +345,7 @@ RATE_HEAD = ["noise", "sigma", *(f"{rate:g}" for rate in RATES)]
 
 
 def gains(part: Part, other: str, record: int) -> dict[tuple[str, float], Any]:
-  """Mean and half interval of points above another, by method and rate."""
+  """The mean and half interval of the difference to another, in points."""
   than = part.logs[other].accuracy[..., record]
   return {
     (name, rate): interval(100 * (log.accuracy[i, :, record] - than[i]))
@@ -363,7 +356,7 @@ def gains(part: Part, other: str, record: int) -> dict[tuple[str, float], Any]:
 
 
 def differences(part: Part, other: str, record: int) -> str:
-  """Which noise differs from another method, by paired intervals."""
+  """Sentences on the noise that differs from another method."""
   found = gains(part, other, record)
 
   def listed(sign):
@@ -384,47 +377,56 @@ def differences(part: Part, other: str, record: int) -> str:
 
 
 PAIRED = (
-  "Noise whose test accuracy differs, in points, seed by seed, by a 95 %"
-  " interval without 0 in it (with no correction for how many there are):"
+  "The lists name the noise whose test accuracy differs from that of another"
+  " method, with the mean difference over seeds in points, if its 95 % interval"
+  " excludes 0. The intervals are not corrected for the number of comparisons."
 )
 LEGEND = (
-  "Means over seeds with Student's 95 % intervals. Trained: how many seeds are"
-  f" above {100 * CHANCE:.0f} % after {EPOCHS} epochs. Sigma: which of"
-  f" {', '.join(f'{scale:.0e}' for scale in SCALES)} had the smallest training"
-  f" loss after one epoch, mean of {len(SWEEP_SEEDS)} other seeds, at the"
-  f" learning rate {RATE} from zeros and {RATES[len(RATES) // 2]} else; (end)"
-  " where it is the first or the last of them. Truncated: rising, with steps no"
-  f" longer than {THRESHOLD:g}."
+  "Values are means over seeds with Student's 95 % intervals. Trained: the"
+  f" number of seeds above {100 * CHANCE:.0f} % after {EPOCHS} epochs. Sigma:"
+  f" the value among {', '.join(f'{scale:.0e}' for scale in SCALES)} with the"
+  " smallest training loss after one epoch, the mean of"
+  f" {len(SWEEP_SEEDS)} other seeds, at the learning rate {RATE} from zeros and"
+  f" {RATES[len(RATES) // 2]} from usual weights; (end) marks the first and the"
+  " last of these values. Truncated: rising, with steps no longer than"
+  f" {THRESHOLD:g}."
+)
+
+
+CAPTION = (
+  "From zeros: the test accuracy (a), with a thin line for every seed and a"
+  " thick line for the mean, and alpha of the noise (b). From usual weights:"
+  " the accuracy minus that of SGD after one epoch, with sigma chosen for these"
+  " weights (c) and with sigma chosen for zeros (d). See which noise leaves the"
+  " bottom line in (a), and which 95 % intervals in (c) and (d) lie above 0."
+  " The vertical axis of (c) and (d) is linear from -1 to 1 and logarithmic"
+  " elsewhere."
 )
 
 
 def draw(plan: Plan, parts: list[Part], path: Path, title: str) -> None:
   """Writes the picture."""
-  figure = Figure(figsize=(10, 7.5), layout="constrained")
-  axes = figure.subplots(2, 2)
+  axes = pictures.panels(2, 2, height=7.0)
   zero, *usual = parts
   steps = plan.every * (1 + np.arange(EPOCHS * RECORDS))
   for name, log in zero.logs.items():
-    look = {**LOOKS[name], "marker": None}
+    look = LOOKS[name].line
     accuracy = 100 * log.accuracy[0]
-    axes[0, 0].plot(steps, accuracy.T, **{**look, "lw": 0.5, "alpha": 0.5})
+    axes[0, 0].plot(steps, accuracy.T, lw=0.5, alpha=0.5, **look)
     axes[0, 0].plot(steps, accuracy.mean(axis=0), lw=2, **look)
     if name != "SGD":
       axes[0, 1].plot(steps, log.alpha[0].mean(axis=0), **look)
   axes[0, 0].set(xlabel="step", ylabel="test accuracy, %", ylim=(0, 100))
-  axes[0, 0].set_title("(a) from zeros: mean, and every seed", loc="left")
   axes[0, 1].set(xlabel="step", ylabel="alpha, mean of seeds", ylim=(1, 2.05))
-  axes[0, 1].set_title("(b) alpha of the noise in (a)", loc="left")
-  which = "(c) usual weights, sigma for them", "(d) the same, sigma of (a)"
-  for ax, heading, part in zip(axes[1], which, usual):
+  for ax, part in zip(axes[1], usual):
     found = gains(part, "SGD", RECORDS - 1)
     for i, name in enumerate(name for name in LOOKS if name != "SGD"):
       points = [found[name, rate] for rate in part.rates]
       mean, half = np.nan_to_num(points).T
       place = np.array(part.rates) * 1.06 ** (i - 3)
-      ax.errorbar(place, mean, half, lw=1.1, ms=5, **LOOKS[name])
+      look = {**LOOKS[name].line, "marker": LOOKS[name].marker}
+      ax.errorbar(place, mean, half, lw=1.1, ms=5, **look)
     ax.axhline(0, color="black", lw=1)
-    ax.set_title(heading, loc="left")
     ax.set(xscale="log", xlabel="learning rate", ylim=(-100, 30))
     ax.set_yscale("symlog", linthresh=1)
     ax.set_yticks([-100, -10, -1, 0, 1, 10])
@@ -432,17 +434,15 @@ def draw(plan: Plan, parts: list[Part], path: Path, title: str) -> None:
     ax.set_xticks(part.rates)
     ax.set_xticklabels([f"{rate:g}" for rate in part.rates])
     ax.minorticks_off()
-  axes[1, 0].set_ylabel(
-    f"accuracy - SGD's, points, {RECORDS * plan.every} steps"
+  axes[1, 0].set_ylabel("accuracy minus SGD's, points")
+  headings = (
+    "from zeros: every seed, and the mean",
+    "from zeros: alpha of the noise",
+    f"usual weights, {RECORDS * plan.every} steps, own sigma",
+    f"usual weights, {RECORDS * plan.every} steps, sigma of (a)",
   )
-  for ax in axes.flat:
-    ax.grid(alpha=0.25)
-    ax.spines[["top", "right"]].set_visible(False)
-  handles = [Line2D([], [], label=name, **look) for name, look in LOOKS.items()]
-  place = {"loc": "outside lower center", "frameon": False}
-  figure.suptitle(title)
-  figure.legend(handles=handles, ncols=len(LOOKS), **place)
-  figure.savefig(path, dpi=100)
+  handles = pictures.lines(LOOKS, markers=True)
+  pictures.save(path, axes, headings, title, handles, columns=4)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -451,16 +451,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
   add = parser.add_argument
   names = ", ".join(("digits", *data.TFDS_NAMES))
   add("--dataset", default="mnist", help=f"{names} or a PATH.npz")
-  add("--data-dir", help="where TFDS keeps its data sets")
+  add("--data-dir", help="the folder of TFDS data sets")
   add("--batch-size", type=cli.count, default=100)
-  add("--steps", type=cli.count, help="of an epoch; all images by default")
-  add("--seeds", type=cli.count, default=5, help="how many")
+  add("--steps", type=cli.count, help="in an epoch; default: all images")
+  add("--seeds", type=cli.count, default=5, help="number of seeds")
   add("--output", type=cli.picture, default="zero_init.png", metavar="PNG")
   return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
-  """Loads, trains, prints and draws; every failure is one line."""
+  """Loads, trains, prints and draws. A failure prints one line."""
   args = parse(argv)
   failures = (data.DataError, OSError, jax.errors.JaxRuntimeError)
   with cli.one_line("zero_init", *failures):
@@ -468,7 +468,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(args: argparse.Namespace) -> list[Part]:
-  """Everything, from the data to the picture and its page."""
+  """Makes everything, from the data to the picture and its page."""
   clock = time.perf_counter()
   dataset = data.load_images(args.dataset, args.data_dir)
   plan, parts = compare(args, dataset)
@@ -487,7 +487,7 @@ def run(args: argparse.Namespace) -> list[Part]:
       [differences(zero, other, -1) for other in others],
     )
   ]
-  for part, sigma in zip(usual, ("", ", sigma of the zeros")):
+  for part, sigma in zip(usual, ("", ", sigma chosen for zeros")):
     for record in (0, RECORDS - 1):
       steps = (record + 1) * plan.every
       heading = f"From usual weights{sigma}: test accuracy, %, {steps} steps"
@@ -506,9 +506,10 @@ def run(args: argparse.Namespace) -> list[Part]:
       [PAIRED],
       *([line] for line in said),
     ]
-  page.append([f"![Accuracy and alpha]({args.output.name})"])
+  page.append([f"![Test accuracy and alpha]({args.output.name})"])
+  page.append([CAPTION])
   path = args.output.with_suffix(".md")
-  report.write(path, "From zeros, and as usual", page)
+  report.write(path, "Stable noise from zeros and from usual weights", page)
   console.print(f"Picture: {args.output}, page: {path}", soft_wrap=True)
   return parts
 

@@ -59,7 +59,7 @@ def test_edge_of_stability_writes_a_picture_and_a_page(
   name, kept = "edge_of_stability", ("no noise", "growth")
   argv = ["--steps", "20", "--images", "30"]
   _, page = run(examples[name], name, toy, monkeypatch, kept, *argv)
-  assert "did not settle within 15 % of 2/eta" in page
+  assert "does not settle within 15 % of 2/eta" in page
   for batch in ("whole sample", "mini-batches"):
     for noise in kept:
       assert f"| {batch} | {noise} |" in page
@@ -74,7 +74,7 @@ def test_zeros_hold_sgd_and_not_noise(examples, toy, monkeypatch):
   assert np.all(accuracy["SGD"] < 0.6), accuracy
   assert np.all(accuracy["Gaussian"] > 0.9), accuracy
   assert page.count("Better than Gaussian") == 5
-  for head in ("From zeros: test", "sigma of the zeros: test", "%, 120 steps"):
+  for head in ("From zeros: test", "chosen for zeros: test", "%, 120 steps"):
     assert head in page
   assert "| SGD | - |" in page and page.count("| rising |") == 5
 

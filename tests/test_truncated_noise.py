@@ -140,7 +140,7 @@ def test_the_command_writes_a_picture_and_a_report(arrays, tmp_path):
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  assert "Our 2" in done.stdout and "Beside SB" in done.stdout
+  assert "Our 2" in done.stdout and "In comparison with SB" in done.stdout
   picture = (tmp_path / "truncated_noise.png").read_bytes()
   assert picture.startswith(b"\x89PNG")
   rows = (tmp_path / "table.md").read_text().splitlines()
@@ -172,8 +172,9 @@ def test_the_sentence_about_the_claim(example):
   lost = {"test": sb["test"] - 0.1, "sharpness": np.array([np.nan, 1, 2])}
   results = example.Results({}, {"SB": sb, "Our 1": better, "Our 2": lost})
   assert example.reading(results) == (
-    "Beside SB, Our 1 has a better test accuracy and a flatter minimum. Beside"
-    " SB, Our 2 has a worse test accuracy and diverged."
+    "In comparison with SB, Our 1 has a better test accuracy and a flatter"
+    " minimum. In comparison with SB, Our 2 has a worse test accuracy and"
+    " diverged."
   )
 
 
@@ -191,7 +192,7 @@ def test_the_sentence_about_the_claim(example):
     (["--output", "a.txt"], "must end in .png, got a.txt"),
     (["--report", "no/such/folder/a.md"], "cannot write no/such/folder/a.md"),
     (["--dataset", "missing.npz"], "missing.npz: No such file"),
-    ([*SMALL[:-1], "30"], "80 training images are asked of toy, it has 70"),
+    ([*SMALL[:-1], "30"], "80 training images are needed, and toy has 70"),
     (["--dataset", "odd.npz"], "must be 16, 20, 24, ..., those of odd are 16"),
   ],
 )

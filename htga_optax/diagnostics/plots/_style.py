@@ -9,13 +9,23 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 DATA = {"color": "black", "ls": "", "marker": "o", "ms": 3}
 
 
-def panels(rows: int = 1, columns: int = 1, size: float = 4.5) -> Any:
+def panels(
+  rows: int = 1,
+  columns: int = 1,
+  size: float = 4.5,
+  height: float | None = None,
+  **shared: Any,
+) -> Any:
   """Makes the axes of a new figure, in the style of all pictures.
 
   Args:
     rows: the number of rows of axes.
     columns: the number of columns of axes.
     size: the width of each axes, in inches.
+    height: the height of the figure, in inches; None for 3/4 of `size` in each
+      row.
+    **shared: `sharex` and `sharey`, passed to
+      `matplotlib.figure.Figure.subplots`.
 
   Returns:
     An array of axes, [rows, columns]; `panels(...)[0, 0].figure` is the figure.
@@ -25,9 +35,10 @@ def panels(rows: int = 1, columns: int = 1, size: float = 4.5) -> Any:
   """
   figures = _optional.load("matplotlib.figure")
   figure = figures.Figure(
-    figsize=(size * columns, 0.75 * size * rows), layout="constrained"
+    figsize=(size * columns, height or 0.75 * size * rows),
+    layout="constrained",
   )
-  made = figure.subplots(rows, columns, squeeze=False)
+  made = figure.subplots(rows, columns, squeeze=False, **shared)
   for ax in made.flat:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)
