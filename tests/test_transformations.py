@@ -697,7 +697,8 @@ def test_norms_of_shards_are_joined():
   "make, error, sentence",
   [
     (lambda: htga_optax.track_tail_index(16, 16), ValueError,
-     "k must leave a threshold below it (k < n), got k=16 for a window of 16."),
+     "k must be below n, to leave one value as the threshold, got k=16 for a"
+     " window of 16."),
     (lambda: htga_optax.scale_by_htga(10, 20), ValueError, "got k=20 for"),
     (lambda: htga_optax.track_tail_index(0, 0), ValueError,
      "window_size must be at least 1, got 0."),

@@ -1,33 +1,38 @@
-"""Tail-index estimators: from a sample to the exponent of its tail.
+"""Estimates the tail index of a sample: the exponent of its tail.
 
 The tail index alpha of a positive random variable X is the exponent of its
 complementary distribution function,
 
-    P(X > x) ~ x^-alpha,    small alpha = heavy tail,
+    P(X > x) ~ x^-alpha,    small alpha = heavy tail.
 
-so that E X^p is finite for p < alpha only. (Extreme-value texts, heavytails
-and SciPy's genpareto use xi = 1/alpha; the exponent of the density, which is
-powerlaw's alpha, is alpha + 1.) With the order statistics X_(1) >= X_(2) >= ...
-an estimator reads the k largest values above the threshold X_(k+1), where the
-law is taken to be a Pareto law: the excesses log(X_(i)/X_(k+1)) are then
-exponential with mean 1/alpha.
+E X^p is finite for p < alpha only. (Extreme-value texts, heavytails and SciPy's
+genpareto use xi = 1/alpha. The alpha of powerlaw is the exponent of the
+density, which is alpha + 1 here.)
 
-Others fit the law of extremes, in which xi <= 0 is a tail that is lighter than
-any power law: its index is +inf, which trackers read as 1e6. The last three
-estimate alpha in (0, 2] from all values of a signed sample of a symmetric
-stable law.
+`hill` uses the order statistics X_(1) >= X_(2) >= ... It takes the k largest
+values, above the threshold X_(k+1), and assumes that they follow a Pareto law:
+the excesses log(X_(i)/X_(k+1)) are then exponential with mean 1/alpha.
+
+`pickands`, `moment` and `generalized_pareto` fit the law of extremes, in which
+xi <= 0 is a tail that is lighter than any power law. Their index is +inf for
+such a tail; the reading of a tracker is 1e6 instead.
+
+`log_moment`, `block_log_moment` and `characteristic_function` estimate alpha in
+(0, 2] from all values of a signed sample of a symmetric stable law.
 
 Every estimator is a pure function of a sample `x` of shape [n] and static
-sizes; it runs in float32, under jit, vmap and grad, and returns nan where the
-sample says nothing about a tail. A sample on the host may be masked: what is
-masked is no part of it. Where scale does not matter, its values may be beyond
-the range of float32. A complex sample is an error.
+sizes. It runs in float32 and works under jit, vmap and grad. It returns nan if
+the sample has no information about a tail. A sample on the host may be a masked
+array; masked values are left out. Its values may be outside the range of
+float32 if the estimator does not depend on the scale. A complex sample is an
+error.
 
-Beside an estimator stands its standard error: a function of the tail index,
-positive, [...], and the static sizes, that returns float32 [...]. All are
-asymptotic, for independent values, and turned from xi to alpha by sd(alpha) =
-alpha^2 sd(xi): good where that is small beside alpha, and within 10 percent up
-to an eighth of it (measured on the estimator's own law).
+Each estimator has a standard error, such as `hill_standard_error`: a function
+of the tail index, positive, [...], and of static sizes that returns float32
+[...]. All standard errors are asymptotic and hold for independent values. They
+are converted from xi to alpha by sd(alpha) = alpha^2 sd(xi), which is accurate
+if sd(alpha) is small compared with alpha: within 10 percent up to an eighth of
+alpha (measured on the estimator's own law).
 """
 
 from htga_optax.estimators._extremes import moment as moment

@@ -1,4 +1,4 @@
-"""Pickands' and the moment estimator of the extreme-value index."""
+"""Estimates the extreme-value index: Pickands' and the moment estimator."""
 
 import math
 
@@ -20,25 +20,27 @@ from htga_optax.estimators._samples import (
 
 
 def pickands(x: ArrayLike, k: int) -> jax.Array:
-  r"""Pickands' estimator of the tail index, from three order statistics.
+  r"""Estimates the tail index from three order statistics (Pickands).
 
   .. math::
     \hat\xi = \log_2 \frac{X_{(k)} - X_{(2k)}}{X_{(2k)} - X_{(4k)}}, \qquad
     \hat\alpha = 1/\hat\xi
 
-  Neither the location nor the scale of the sample matters, and a light tail
-  reads as one; the price is noise, three times that of :func:`hill` at
-  :math:`\alpha=1.5` and equal k, and it looks 4k deep: with n = 4096 and
-  k = 200 its median is 4.6 on :math:`|t_3|` and 16 on a stable law with
-  :math:`\alpha=1.8`, of which a third reads inf.
+  The estimate does not depend on the location or the scale of the sample, and
+  it recognises a light tail. In return its noise is three times that of
+  :func:`hill` at :math:`\alpha=1.5` and equal k, and it needs the 4k largest
+  values. With n = 4096 and k = 200 its median is 4.6 on :math:`|t_3|`. On a
+  stable law with :math:`\alpha=1.8` the median is 16, and a third of the
+  estimates are inf.
 
   Args:
     x: the sample, [n], of any sign; the 4k largest values must be finite.
-    k: the order of the innermost value (static); 4k is at most n.
+    k: the rank of the largest of the three order statistics (static); 4k must
+      be at most n.
 
   Returns:
-    The tail index, float32 []; inf where xi <= 0, nan where two of the three
-    order statistics are equal or one of the 4k values is not finite.
+    The tail index, float32 []; inf if xi <= 0, nan if two of the three order
+    statistics are equal or one of the 4k values is not finite.
 
   Raises:
     TypeError: k is not a static integer.
@@ -60,7 +62,7 @@ def pickands(x: ArrayLike, k: int) -> jax.Array:
   x = in_range(x)
   if 4 * _checks.check_size("k", k) > x.size:
     raise ValueError(
-      "k must leave room for 4k values (4k <= n), got"
+      "k must be at most a quarter of n (4k <= n), got"
       f" k={k} for a sample of {x.size}."
     )
   tail = _largest(x, 4 * k)
@@ -72,7 +74,9 @@ def pickands(x: ArrayLike, k: int) -> jax.Array:
 
 
 def pickands_standard_error(tail_index: ArrayLike, k: int) -> jax.Array:
-  r"""Standard error of :func:`pickands` (textbook, by the delta method).
+  r"""Computes the standard error of :func:`pickands`.
+
+  It is the textbook formula, by the delta method:
 
   .. math::
     \alpha \, \frac{\sqrt{2^{2\xi+1} + 1}}{2 (2^\xi - 1) \log 2 \, \sqrt{k}},
@@ -86,28 +90,31 @@ def pickands_standard_error(tail_index: ArrayLike, k: int) -> jax.Array:
 
 
 def moment(x: ArrayLike, k: int) -> jax.Array:
-  r"""The moment estimator of Dekkers, Einmahl and de Haan.
+  r"""Estimates the tail index from two moments of the log-excesses.
+
+  This is the moment estimator of Dekkers, Einmahl and de Haan:
 
   .. math::
     \hat\xi = M_1 + 1 - \frac12\Bigl(1 - \frac{M_1^2}{M_2}\Bigr)^{-1}, \quad
     M_j = \frac1k \sum_{i=1}^k \Bigl(\log\frac{X_{(i)}}{X_{(k+1)}}\Bigr)^j,
     \quad \hat\alpha = 1/\hat\xi
 
-  It is Hill's :math:`\xi = M_1`, and a second term that is zero on a Pareto
-  tail and negative on a light one. It is less biased where the tail is a power
-  law only far out: with n = 4096 and k = 200 its median is 3.2 on
-  :math:`|t_3|` (Hill 2.6) and 2.0 on a stable law with :math:`\alpha=1.8` (Hill
-  2.7). Its noise is larger by :math:`\sqrt{\alpha^2+1}`; with n = 256, k = 25
-  the median on Pareto(1.5) is 1.7, a bias of its own, and 19 percent of
-  :math:`|t_3|` samples read inf.
+  The estimate of :math:`\xi` is Hill's, :math:`M_1`, plus a second term, which
+  is zero on a Pareto tail and negative on a light tail. Its bias is smaller
+  than Hill's if the tail is a power law only far out: with n = 4096 and k = 200
+  its median is 3.2 on :math:`|t_3|` (Hill: 2.6) and 2.0 on a stable law with
+  :math:`\alpha=1.8` (Hill: 2.7). Its noise is larger than Hill's by a factor of
+  :math:`\sqrt{\alpha^2+1}`. It also has a bias of its own: with n = 256 and
+  k = 25 its median on Pareto(1.5) is 1.7. For :math:`|t_3|` and the same sizes,
+  19 percent of the estimates are inf.
 
   Args:
     x: the sample, [n]; the k + 1 largest values must be positive and finite.
-    k: how many order statistics lie above the threshold (static); more is
-      less noisy, more biased.
+    k: how many order statistics lie above the threshold (static); a larger k
+      has less noise and more bias.
 
   Returns:
-    The tail index, float32 []; inf where xi <= 0, nan as in :func:`hill`.
+    The tail index, float32 []; inf if xi <= 0, nan as in :func:`hill`.
 
   Raises:
     TypeError: k is not a static integer.
@@ -132,14 +139,16 @@ def moment(x: ArrayLike, k: int) -> jax.Array:
   tail = _largest(x, k + 1)
   excesses, usable = log_excesses(tail, tail[k])
   m1, variance = jnp.mean(excesses[:k]), jnp.var(excesses[:k])
-  # 1/(1 - m1^2/m2) = 1 + m1^2/variance; equal values above the threshold have
-  # no variance, and read as the lightest of tails.
+  # 1/(1 - m1^2/m2) = 1 + m1^2/variance. If the values above the threshold are
+  # equal, the variance is 0, and the estimate is that of the lightest tail.
   variance = jnp.maximum(variance, _EPSILON * m1**2)
   return _inverse(m1 + 0.5 - 0.5 * m1**2 / variance, usable)
 
 
 def moment_standard_error(tail_index: ArrayLike, k: int) -> jax.Array:
-  r"""Standard error of :func:`moment` (textbook, by the delta method).
+  r"""Computes the standard error of :func:`moment`.
+
+  It is the textbook formula, by the delta method:
 
   .. math::
     \alpha^2 \sqrt{(1 + \xi^2)/k} = \alpha \sqrt{(\alpha^2 + 1)/k}

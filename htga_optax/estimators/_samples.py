@@ -1,4 +1,4 @@
-"""What estimators share: samples, their largest values, and inverses."""
+"""Prepares samples for all estimators: checks, largest values, logarithms."""
 
 import math
 import statistics
@@ -13,25 +13,26 @@ from htga_optax import _checks
 
 _LIMITS = np.finfo(np.float32)
 _EPSILON = float(_LIMITS.eps)
-_TOP = 100  # the power of two that a sample out of range is moved to
+_TOP = 100  # a sample out of range is scaled to a maximum near 2^100
 
 
 def check_tail_size(k: int, n: int, of: str) -> None:
-  """Raises ValueError unless k order statistics and a threshold fit into n."""
+  """Raises ValueError unless n values contain k and a threshold below them."""
   if not 1 <= _checks.check_size("k", k) < n:
     raise ValueError(
-      f"k must leave a threshold below it (k < n), got k={k} for {of} {n}."
+      "k must be below n, to leave one value as the threshold, got"
+      f" k={k} for {of} {n}."
     )
 
 
 def _normal_score(level: float) -> float:
-  """The z of which [-z, z] holds a standard normal with that probability."""
+  """The z for which a standard normal is in [-z, z] at probability `level`."""
   _checks.check_number("level", level, lambda v: 0 < v < 1, "be in (0, 1)")
   return statistics.NormalDist().inv_cdf((1 + level) / 2)
 
 
 def _sample(x: ArrayLike, name: str = "x") -> jax.Array:
-  """The sample in float32, [n]."""
+  """Converts a sample to float32, [n]."""
   x = jnp.asarray(_checks.check_sample(name, x), jnp.float32)
   if x.ndim != 1:
     raise ValueError(
@@ -41,10 +42,11 @@ def _sample(x: ArrayLike, name: str = "x") -> jax.Array:
 
 
 def in_range(x: ArrayLike, name: str = "x") -> jax.Array:
-  """The sample in float32, up to a power of two, [n].
+  """Converts a sample to float32, scaled by a power of two if necessary, [n].
 
-  On the host a sample may have values that float32 has not. Its largest is
-  moved to 2^100 then, for estimators that do not depend on the scale.
+  A sample on the host may have values outside the range of float32. It is then
+  scaled so that its largest absolute value is near 2^100. Only estimators that
+  do not depend on the scale may use this function.
   """
   found = _checks.check_sample(name, x)
   if isinstance(found, np.ndarray) and np.issubdtype(found.dtype, np.floating):
@@ -57,15 +59,15 @@ def in_range(x: ArrayLike, name: str = "x") -> jax.Array:
 
 
 def _largest(x: jax.Array, count: int) -> jax.Array:
-  """The `count` largest values in descending order; nan comes first."""
-  # Behind the barrier a slice of top_k does not make XLA sort all of x on CPU.
+  """The `count` largest values in descending order, where nan is first."""
+  # Without the barrier, XLA on CPU sorts all of x for a slice of top_k.
   return lax.optimization_barrier(lax.top_k(x, count)[0])
 
 
 def log_excesses(
   tail: jax.Array, threshold: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """log(tail/threshold), and whether they are finite and not all zero."""
+  """log(tail/threshold), and whether all are finite and one is not zero."""
   largest = jnp.maximum(tail[0], tail[-1])
   usable = (largest > threshold) & (largest < 1e38 * threshold)
   tail = jnp.where(usable, tail, _regular(tail.size))
@@ -77,7 +79,7 @@ def _excess_moments(descending: jax.Array) -> tuple[jax.Array, jax.Array]:
   k = np.arange(1, descending.size, dtype=np.float32)
   usable = (descending > 0) & (descending[0] < jnp.inf)
   logs = _log(descending, usable)
-  # As the threshold falls by a spacing, so do all excesses above it grow.
+  # If the threshold falls by a spacing, all excesses above it grow by it.
   spacings = jnp.where(usable[1:], logs[:-1] - logs[1:], jnp.nan)
   sums = jnp.cumsum(k * spacings)
   before = jnp.concatenate([jnp.zeros([1]), sums[:-1]])
@@ -86,7 +88,7 @@ def _excess_moments(descending: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _regular(n: int) -> jax.Array:
-  """Stands in for a degenerate sample, whose gradients would not be finite."""
+  """Values that replace a degenerate sample, to keep gradients finite."""
   return jnp.asarray(np.linspace(2.0, 1.0, n), jnp.float32)
 
 
@@ -95,7 +97,7 @@ def _log(x: jax.Array, usable: jax.Array) -> jax.Array:
 
 
 def _inverse(xi: jax.Array, usable: jax.Array) -> jax.Array:
-  """1/xi; inf where xi <= 0 (to float32's resolution), nan if not usable."""
+  """1/xi; inf if xi <= 0 (at float32's resolution), nan if not usable."""
   return jnp.where(usable, _inverse_or_inf(xi), jnp.nan)
 
 
