@@ -58,7 +58,7 @@ python_display_short_literal_types = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
-# Lists of the names that these pages refer to, so that a build needs no network.
+# The names that these pages refer to, so that a build needs no network.
 intersphinx_mapping = {
   name: (url, f"inventories/{name}.inv")
   for name, url in {
@@ -170,6 +170,7 @@ def check_entries(app: Sphinx, env) -> None:
 
 
 def setup(app: Sphinx) -> None:
+  """Connects the functions above; Sphinx calls it."""
   app.connect("source-read", link_to_repository)
   app.connect("autodoc-process-docstring", mark_literals, priority=400)
   app.connect("missing-reference", resolve, priority=400)

@@ -260,7 +260,7 @@ WELLS = (
 
 @functools.partial(jax.jit, static_argnums=0)
 def leave(chains, key, eta, minimum, low, high, blocks):
-  """Counts exits until there are `EXITS`, but for at most `blocks` blocks.
+  """Counts exits until there are `EXITS`, in at most `blocks` blocks.
 
   A chain that leaves the basin starts again in the minimum, so that no chain
   waits for another. The mean exit time is the number of all steps divided by

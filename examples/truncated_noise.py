@@ -35,8 +35,8 @@ all methods share them. Nothing is tuned.
 Seeds run in parallel threads. Under `jax.vmap` over seeds every step would need
 the large batch, and a Z of 0 would save nothing.
 
-What it does not show: other networks and data. A net that has learned the wrong
-labels by heart has a loss of almost 0, and the sharpness near such a point is
+What it does not show: other networks and data. A net that has memorised the wrong
+labels has a loss of almost 0, and the sharpness near such a point is
 small.
 """
 
@@ -543,7 +543,7 @@ def draw(results: Results, path: Path, settings: Settings, title: str) -> None:
   leave_out(axes, results)
   headings = (
     "test accuracy, median and range",
-    "random labels learned by heart",
+    "random labels memorised",
     "at the end: seeds, and means",
   )
   lines = [x for x in axes[0].get_lines() if x.get_label() in METHODS]

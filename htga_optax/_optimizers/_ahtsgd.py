@@ -54,8 +54,8 @@ def ahtsgd(
   :func:`htga_optax.sharpness_alpha`. Alpha is in the middle of its range at the
   edge of stability: :math:`s = 2/\eta`, with momentum :math:`2(1+\beta)/\eta`,
   with Nesterov's :math:`2(1+\beta)/(\eta(1+2\beta))`. The responses are
-  reconstructions. So is the scale, which is that of the Euler-Maruyama scheme
-  of an SDE. For the annealed variant, pass a schedule as alpha; nothing is then
+  reconstructions, and so is the scale: that of the Euler-Maruyama scheme of an
+  SDE. For the annealed variant, pass a schedule as alpha; nothing is then
   measured. Noise is also added to a step whose gradient is not finite.
 
   It does not choose the scale. Every parameter gets noise, so the length of a
