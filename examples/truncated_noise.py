@@ -35,8 +35,8 @@ all methods share them. Nothing is tuned.
 Seeds run in parallel threads. Under `jax.vmap` over seeds every step would need
 the large batch, and a Z of 0 would save nothing.
 
-What it does not show: other networks and data. A net that has memorised the wrong
-labels has a loss of almost 0, and the sharpness near such a point is
+What it does not show: other networks and data. A net that has memorised the
+wrong labels has a loss of almost 0, and the sharpness near such a point is
 small.
 """
 

@@ -120,8 +120,8 @@ def clip_by_tail_quantile(
   above the threshold u.
 
   An estimated quantile is exceeded more often than the true one. The quantile
-  is therefore taken at the smaller rate :math:`p' = p/(1 + V/2)`. V is the variance of the
-  logarithm of the rate at which it is exceeded: :math:`V = (1 + 2t^2 - t^3 +
+  is therefore taken at the smaller rate :math:`p' = p/(1 + V/2)`. V is the
+  variance of the logarithm of the rate at which it is exceeded: :math:`V = (1 + 2t^2 - t^3 +
   t^4/4)/k` with :math:`t = \log(k/(Wp))`, by the delta method for maximum
   likelihood at :math:`\xi = 0` (derived here).
 

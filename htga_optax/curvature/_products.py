@@ -18,9 +18,9 @@ def hvp(loss_fn: Callable[[Any], jax.Array], params: Any, v: Any) -> Any:
 
   In a ReLU network a gradient takes two products of matrices for the first
   layer and three for every other layer. A product with the Hessian takes three
-  and seven; some of these run in parallel on several cores. Its cost is therefore 1.5
-  gradients where the first layer is the largest, and up to 7/3 elsewhere (`make
-  bench`).
+  and seven; some of these run in parallel on several cores. Its cost is
+  therefore 1.5 gradients where the first layer is the largest, and up to 7/3
+  elsewhere (`make bench`).
 
   Args:
     loss_fn: params -> loss, a real number.
