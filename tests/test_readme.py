@@ -115,3 +115,7 @@ def test_files_and_targets_named_there_exist(page):
     *re.findall(r"`make ([a-z-]+)", prose),
   ]:
     assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_readme_is_short():
+  assert len((ROOT / "README.md").read_text().splitlines()) <= 120

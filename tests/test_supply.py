@@ -2,6 +2,7 @@
 
 from importlib import metadata
 import json
+import pathlib
 
 import pytest
 
@@ -12,6 +13,11 @@ INSTALLED = metadata.distribution("htga_optax")
 
 def test_version_is_that_of_the_metadata():
   assert htga_optax.__version__ == INSTALLED.version
+
+
+def test_version_is_that_of_the_citation():
+  citation = pathlib.Path(__file__).parent.parent / "CITATION.cff"
+  assert f"\nversion: {htga_optax.__version__}\n" in citation.read_text()
 
 
 def test_the_wheel_holds_the_package_alone():
