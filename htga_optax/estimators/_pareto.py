@@ -94,8 +94,9 @@ def generalized_pareto_fit(
 
   m is 30 + floor(sqrt(k)), as in Pareto-smoothed importance sampling; Zhang and
   Stephens have 20 instead of 30. Pareto-smoothed importance sampling also draws
-  xi to 1/2 by a prior; this fit does not. The maximum of the likelihood, which ``scipy.stats.genpareto.fit`` and heavytails search for, is
-  mostly within a quarter of a standard error of this estimate.
+  xi to 1/2 by a prior; this fit does not. ``scipy.stats.genpareto.fit`` and
+  heavytails search for the maximum of the likelihood, which is mostly within a
+  quarter of a standard error of this estimate.
 
   Equal excesses are first spread over the range that rounding hides
   (:func:`order_statistics.spread_ties`), so that rounded excesses have a fit.
