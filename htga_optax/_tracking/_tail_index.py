@@ -25,9 +25,10 @@ class TrackTailIndexState(NamedTuple):
   With `per_layer` every field has a leading axis [layers].
 
   Attributes:
-    tail_index: the estimate, float32 []; 0 before the first estimate, and
-      `streaming.LIGHTEST` (1e6) if the tail is lighter than any power law.
-    tail_index_interval: its interval, float32 [2]; zeros before the first
+    tail_index: the estimate, float32 []; 0 while there is no estimate. It is at
+      most `streaming.LIGHTEST` (1e6), the value for a tail that is lighter than
+      any power law.
+    tail_index_interval: its interval, float32 [2]; zeros while there is no
       estimate.
     tail_model_statistics: two tests of the assumptions of the estimate, float32
       [2]. They are drift and misfit of :class:`estimators.TailEstimate`,
