@@ -1,12 +1,12 @@
-r"""The tail index of the entries of a gradient, for a million and more.
+r"""Estimates the tail index of the entries of a gradient, a million and more.
 
 The norms of the steps are one sample, with one value a step. The entries of one
-gradient are another sample, and one step has all of it:
+gradient are another sample, which is complete in one step:
 
-    alpha = k / sum_(|g_i| > u) log(|g_i|/u),    u = |g|_(k+1),
+    alpha = k / sum_(|g_i| > u) log(|g_i|/u),    u = |g|_(k+1).
 
-This is Hill's estimator. Its threshold u is found by counting, so no entry is
-moved: the tree may be large, in half precision, and sharded.
+This is Hill's estimator. It finds the threshold u by counting and moves no
+entry. The tree may therefore be large, in half precision, and sharded.
 """
 
 import math
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from htga_optax import _checks, order_statistics
 
-# A tail of fewer entries has no index.
+# The index of a smaller tail is not estimated.
 _SMALLEST_TAIL = 8
 
 
@@ -27,14 +27,14 @@ def tail_size(n: int, tail_fraction: float) -> int:
 
   Args:
     n: how many entries there are.
-    tail_fraction: the share of them that is the tail, in (0, 1).
+    tail_fraction: the share of the entries that form the tail, in (0, 1).
 
   Returns:
-    k, less than n; 0 where it is below eight.
+    k, less than n; 0 if it would be below eight.
 
   Raises:
     TypeError: `tail_fraction` is an array.
-    ValueError: it is outside (0, 1).
+    ValueError: `tail_fraction` is outside (0, 1).
   """
   if isinstance(tail_fraction, jax.Array):
     raise TypeError(
@@ -59,31 +59,32 @@ def hill(
     \hat\alpha = k \Big/ \sum_{i:\,|g_i| > u} \log\frac{|g_i|}{u},
     \qquad u = |g|_{(k+1)}, \quad k = \lceil f n \rceil
 
-  What it does not do: give an interval. The entries of one gradient are not
-  independent and do not have one law (a layer with larger entries than the
-  others makes a tail of its own): compare layers, steps and tail fractions.
-  With a million entries and k = 1 percent of them, the bias is larger than the
-  noise anyway: the estimate is 8.9 for Gaussian entries, 5.5 for Laplace's and
-  2.9 for Student's :math:`t_3` (measured; the index of the last is 3, the
-  others have none).
+  The estimate has no interval. The entries of one gradient are not independent
+  and do not follow one law (a layer with larger entries than the others forms a
+  tail of its own). Compare layers, steps and tail fractions instead. With a
+  million entries and k = 1 percent of them, the bias is larger than the noise:
+  the estimate is 8.9 for Gaussian entries, 5.5 for Laplace's and 2.9 for
+  Student's :math:`t_3` (measured; the index of :math:`t_3` is 3, the other two
+  laws have no index).
 
   Args:
-    tree: an array or a tree of them, floating-point, [n] entries in all; a
-      complex entry counts as its two parts, None leaves are left out.
-    tail_fraction: f, the share of the entries that is the tail (static).
-    shard_axis_name: the mapped axes over which the entries are split, under
-      `jax.shard_map` and `jax.pmap`; under jit a sharded tree needs none. See
-      :func:`order_statistics.kth_largest`, which finds u.
+    tree: an array or a tree of arrays, floating-point, with n entries in total.
+      A complex entry counts as two entries, its real and imaginary parts. None
+      leaves are left out.
+    tail_fraction: f, the share of the entries that form the tail (static).
+    shard_axis_name: the mapped axes over which the entries are split under
+      `jax.shard_map` and `jax.pmap`; None under jit, also for a sharded tree.
+      See :func:`order_statistics.kth_largest`, which finds u.
 
   Returns:
-    The tail index, float32 []. It is nan where k is below eight, an entry is
-    nan or infinite, u is zero (more than n - k entries are zero), or the k + 1
-    largest are equal.
+    The tail index, float32 []. It is nan if k is below eight, an entry is nan
+    or infinite, u is zero (at least n - k entries are zero), or the k + 1
+    largest entries are equal.
 
   Raises:
     TypeError: a leaf is not floating-point.
     TypeError: `tail_fraction` is an array.
-    ValueError: it is outside (0, 1).
+    ValueError: `tail_fraction` is outside (0, 1).
 
   Examples:
     >>> import numpy as np

@@ -1,25 +1,27 @@
-r"""Noise of a mini-batch gradient, from the gradients of two mini-batches.
+r"""Measures the noise of a mini-batch gradient, from two mini-batches.
 
 The gradient of a batch of n independent examples is the mean of n gradients of
 one example, which have expectation G and covariance Sigma:
 
     g = G + noise,    Cov(noise) = Sigma/n.
 
-One gradient cannot tell the noise from G. Of two, on n_a and n_b examples with
-n_ab in common, Cov(g_a, g_b) = Sigma n_ab/(n_a n_b), and therefore
+A single gradient does not separate the noise from G. Two gradients do. If they
+are on n_a and n_b examples with n_ab in common, Cov(g_a, g_b) =
+Sigma n_ab/(n_a n_b), and therefore
 
     E ||g_a - g_b||^2 = tr(Sigma) (n_a + n_b - 2 n_ab)/(n_a n_b)
-    E <g_a, g_b>      = |G|^2 + tr(Sigma) n_ab/(n_a n_b),
+    E <g_a, g_b>      = |G|^2 + tr(Sigma) n_ab/(n_a n_b).
 
-so that both moments have unbiased estimates: from independent batches
-(n_ab = 0) as from a batch and a part of it (n_ab = n_b). Their ratio
+Both moments thus have unbiased estimates, from independent batches (n_ab = 0)
+and also from a batch and a part of it (n_ab = n_b). Their ratio is the simple
+gradient noise scale,
 
     B = tr(Sigma)/|G|^2,
 
-the simple gradient noise scale, is the batch size at which the noise is as
-large as G. All of this takes Sigma for granted. It does not exist where the
-tail index of the gradients is below 2, nor G where it is below 1: whether a
-sample is one to take the mean of is what the Pareto-k diagnostic answers.
+the batch size at which the noise is as large as G. All of this assumes that
+Sigma exists. It does not exist if the tail index of the gradients is below 2,
+and G does not exist if it is below 1. The Pareto-k diagnostic checks whether
+the mean of a sample is reliable.
 """
 
 import math
@@ -33,28 +35,30 @@ from jax.typing import ArrayLike
 
 from htga_optax import _checks, estimators, norms
 
-# A smaller square is taken again, as in norms.
+# A smaller square is computed again after rescaling, as in norms.
 _SMALLEST_SQUARE = 1e-20
 
 
 def noise_norm(gradient: Any, other: Any) -> jax.Array:
-  r"""One draw of the norm of the noise of a mini-batch gradient.
+  r"""Computes one draw of the norm of the noise of a mini-batch gradient.
 
   .. math:: \|g_a - g_b\| / \sqrt2
 
-  for independent batches of one size. Its mean square is that of the noise,
-  :math:`\operatorname{tr}(\Sigma)/n`, and its tail index is that of the noise:
-  there is no G in it, as there is in :math:`\|g_a\|`. So it is what to give to
-  a tail-index estimator that is asked about the noise.
+  The two batches must be independent and of the same size. The mean square of
+  this norm is that of the noise, :math:`\operatorname{tr}(\Sigma)/n`, and its
+  tail index is that of the noise, since G cancels in the difference. (G does
+  not cancel in :math:`\|g_a\|`.) To estimate the tail index of the noise, give
+  this norm to an estimator.
 
   Args:
     gradient: :math:`g_a`, a tree of real or complex floating-point leaves;
       None leaves are left out.
-    other: :math:`g_b`, a tree like it, dtypes apart.
+    other: :math:`g_b`, a tree of the same structure and shapes; dtypes may
+      differ.
 
   Returns:
-    The norm, float32 []; it neither overflows nor vanishes where squares do,
-    as :func:`htga_optax.norms.norm` has it.
+    The norm, float32 []. It is right even if the squares overflow or vanish, as
+    in :func:`htga_optax.norms.norm`.
 
   Raises:
     TypeError: a leaf is not floating point.
@@ -69,7 +73,7 @@ def noise_norm(gradient: Any, other: Any) -> jax.Array:
   """
   square, _ = _products(gradient, other)
 
-  def rescaled():  # the difference is written to memory here only
+  def rescaled():  # only this branch writes the difference to memory
     difference = jax.tree.map(lambda x, y: _wide(x) - _wide(y), gradient, other)
     return norms.norm(difference)
 
@@ -79,11 +83,12 @@ def noise_norm(gradient: Any, other: Any) -> jax.Array:
 
 
 class Moments(NamedTuple):
-  """The noise and the gradient, squared.
+  """The squared norms of the noise and of the true gradient.
 
   Attributes:
     covariance_trace: tr(Sigma) of the gradient of one example, float32 [].
-    squared_gradient_norm: |G|^2, float32 []; an estimate may be negative.
+    squared_gradient_norm: the square :math:`|G|^2`, float32 []; an estimate may
+      be negative.
   """
 
   covariance_trace: jax.Array
@@ -97,32 +102,36 @@ def moments(
   other_batch_size: ArrayLike | None = None,
   shared_size: ArrayLike = 0,
 ) -> Moments:
-  r"""Unbiased estimates of tr(Sigma) and of the true gradient's square.
+  r"""Estimates tr(Sigma) and the square of the true gradient, without bias.
 
   .. math::
     \hat s = \|g_a - g_b\|^2 \frac{n_a n_b}{n_a + n_b - 2 n_{ab}}, \qquad
     \widehat{|G|^2} = \langle g_a, g_b \rangle - \frac{n_{ab}}{n_a n_b} \hat s
 
-  Their ratio from one pair says nothing: where the noise is large,
-  :math:`\widehat{|G|^2}` is near zero and of either sign. Average each over
-  many pairs, then divide, as :func:`htga_optax.track_gradient_noise` does.
+  The ratio of the two estimates from one pair has no meaning: if the noise is
+  large, :math:`\widehat{|G|^2}` is near zero and of either sign. Average each
+  estimate over many pairs and then divide, as
+  :func:`htga_optax.track_gradient_noise` does.
 
   Args:
-    gradient: :math:`g_a`, the mean (not the sum) of a batch's gradients, as
-      for :func:`noise_norm`.
-    other: :math:`g_b`, that of another batch or of a part of the same one.
-    batch_size: :math:`n_a`, the examples in the first batch.
-    other_batch_size: :math:`n_b`; None for `batch_size`.
-    shared_size: :math:`n_{ab}`, the examples in both: 0 for independent
-      batches, `other_batch_size` where the second is a part of the first.
+    gradient: :math:`g_a`, the mean (not the sum) of the gradients of a batch, a
+      tree as for :func:`noise_norm`.
+    other: :math:`g_b`, the mean for another batch or for a part of the same
+      batch.
+    batch_size: :math:`n_a`, the number of examples in the first batch.
+    other_batch_size: :math:`n_b`, in the second; None for `batch_size`.
+    shared_size: :math:`n_{ab}`, the number of examples in both: 0 for
+      independent batches, `other_batch_size` if the second is a part of the
+      first.
 
   Returns:
-    The estimates, as :class:`Moments`. Squares of float32: inf for gradients
-    beyond 1e19, without digits below 1e-19.
+    The estimates, as :class:`Moments`. They are squares in float32: inf for
+    gradients beyond 1e19, and without correct digits below 1e-19.
 
   Raises:
     TypeError: a leaf is not floating point.
-    ValueError: sizes that cannot be; trees that differ.
+    ValueError: the sizes are invalid, or the trees differ in structure or in a
+      shape.
 
   Examples:
     >>> import numpy as np
@@ -141,9 +150,10 @@ def moments(
 
   References:
     McCandlish, Kaplan, Amodei and the OpenAI Dota team (2018), An empirical
-    model of large-batch training, arXiv:1812.06162, appendix A: there from the
-    norms at two batch sizes, to which the mean over all ways to choose the
-    part comes down. The form with common examples is derived here.
+    model of large-batch training, arXiv:1812.06162, appendix A. The paper uses
+    the norms at two batch sizes; the mean of the estimates here over all
+    choices of the part gives the same. The form with common examples is
+    derived here.
   """
   check_sizes(batch_size, other_batch_size, shared_size)
   if other_batch_size is None:
@@ -158,15 +168,16 @@ def moments(
 
 
 class ParetoKDiagnostic(NamedTuple):
-  """What :func:`pareto_k_diagnostic` says of a sample and its mean.
+  """The result of :func:`pareto_k_diagnostic`.
 
   Attributes:
     pareto_k: the extreme-value index xi = 1/alpha, float32 []; 0 for a tail
-      lighter than every power law, nan where the sample says nothing.
-    threshold: what pareto_k must be below, float32 [].
-    mean_is_reliable: whether it is, bool []; False where pareto_k is nan.
-    sufficient_size: the sample size that would be enough, float32 []; inf
-      where none is.
+      lighter than every power law, nan if the sample has no estimate.
+    threshold: the upper bound of pareto_k for a reliable mean, float32 [].
+    mean_is_reliable: whether pareto_k is below the threshold, bool []; False
+      if pareto_k is nan.
+    sufficient_size: the sample size that would be enough, float32 []; inf if no
+      size is.
   """
 
   pareto_k: jax.Array
@@ -178,34 +189,37 @@ class ParetoKDiagnostic(NamedTuple):
 def pareto_k_diagnostic(
   x: ArrayLike, k: int | None = None
 ) -> ParetoKDiagnostic:
-  r"""Whether the mean of a sample can be trusted, and which size would do.
+  r"""Checks whether the mean of a sample is reliable, and which size is enough.
 
   .. math::
     \hat\xi < \min\Bigl(1 - \frac{1}{\log_{10} n}, 0.7\Bigr), \qquad
     n_{enough} = 10^{1/(1 - \hat\xi)}
 
-  with :math:`\hat\xi = 1/\hat\alpha` by :func:`estimators.generalized_pareto`,
-  not below 0. The first is the second solved for xi, and a bound beyond which
-  the estimate of xi itself is not to be trusted. From :math:`\xi = 1` on there
-  is no mean, and no batch is large enough.
+  :math:`\hat\xi = 1/\hat\alpha` comes from
+  :func:`estimators.generalized_pareto` and is not below 0. The mean is reliable
+  if the first condition holds. It is the second equation solved for
+  :math:`\xi`, with an upper bound of 0.7, since the estimate of :math:`\xi`
+  itself is not reliable beyond that bound. For :math:`\xi \ge 1` the mean does
+  not exist, and no batch is large enough.
 
-  Of the norms of the n gradients of a batch's examples it says whether
-  averaging works in this batch, hence which batch is worth its cost; of n
-  noise norms it says the same of n mini-batches. It does not say whether the
-  noise is small beside G, which is what the noise scale is for.
+  Give it the norms of the gradients of the n examples in a batch. It then tells
+  whether averaging works in this batch, and therefore which batch is worth its
+  cost. For n noise norms it tells the same about n mini-batches. It does not
+  tell whether the noise is small compared with G; use the noise scale for that.
 
-  Both numbers are stated for the Pareto-smoothed mean. Of the plain means of
-  :math:`n_{enough}` values of a Pareto law half are within 10 percent of the
-  truth and nine in ten within 20, at every xi from 0.5 to 0.7, and nine in ten
-  within 30 on :math:`|t_2|` (measured), but from 0.5 on their mean square error
-  is infinite. The standard error of pareto_k is about
-  :math:`(1 + \xi)/\sqrt{k}`: near the threshold it is no verdict, and the
-  sufficient size is an order of magnitude.
+  Both numbers are stated for the Pareto-smoothed mean. For plain means of
+  :math:`n_{enough}` values of a Pareto law, with any :math:`\xi` from 0.5 to
+  0.7, half of the means are within 10 percent of the truth and nine in ten
+  within 20 percent. On :math:`|t_2|` nine in ten are within 30 percent. (All of
+  these are measured.) The mean square error of plain means is infinite for
+  :math:`\xi \ge 0.5`. The standard error of pareto_k is about
+  :math:`(1 + \xi)/\sqrt{k}`: a value near the threshold decides nothing, and
+  the sufficient size is an order of magnitude.
 
   Args:
     x: the sample, [n], independent values such as the norms of the gradients
       of single examples (`jax.vmap(jax.grad(loss))`).
-    k: how many order statistics are the tail (static); None for
+    k: how many order statistics form the tail (static); None for
       :math:`\lceil\min(n/5, 3\sqrt{n})\rceil`.
 
   Returns:
@@ -213,8 +227,8 @@ def pareto_k_diagnostic(
 
   Raises:
     TypeError: k is not a static integer.
-    ValueError: `x` is not one-dimensional, or k is not in [5, n - 1] (so that
-      without k there must be 21 values).
+    ValueError: `x` is not one-dimensional, or k is not in [5, n - 1] (without k
+      the sample must have at least 21 values).
 
   Examples:
     >>> import numpy as np
@@ -230,8 +244,8 @@ def pareto_k_diagnostic(
 
   References:
     Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance
-    sampling, JMLR 25(72), section 3.2. There the fit has a weak prior that
-    draws xi to 1/2, which this one has not.
+    sampling, JMLR 25(72), section 3.2. The fit in the paper has a weak prior
+    that draws xi to 1/2; the fit here does not.
   """
   x = jnp.asarray(x, jnp.float32)
   n = x.size
@@ -239,7 +253,7 @@ def pareto_k_diagnostic(
     k = math.ceil(min(n / 5, 3 * math.sqrt(n)))
   xi = 1 / estimators.generalized_pareto(x, k)
   threshold = jnp.asarray(min(1 - 1 / math.log10(n), 0.7), jnp.float32)
-  endless = xi > 1 - 1 / 38  # 10^38 is the end of float32
+  endless = xi > 1 - 1 / 38  # float32 ends near 10^38
   enough = 10 ** (1 / (1 - jnp.where(endless, 0.0, xi)))
   return ParetoKDiagnostic(
     pareto_k=xi,
@@ -252,7 +266,7 @@ def pareto_k_diagnostic(
 def check_sizes(
   batch_size: Any, other_batch_size: Any, shared_size: Any
 ) -> None:
-  """Raises ValueError unless two batches can have these sizes and differ."""
+  """Raises ValueError unless two different batches can have these sizes."""
   if other_batch_size is None:
     other_batch_size = batch_size
   sizes = {"batch_size": batch_size, "other_batch_size": other_batch_size}
@@ -290,7 +304,7 @@ def _inner(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _wide(x: ArrayLike) -> jax.Array:
-  """Floats of less than 32 bits as float32."""
+  """Converts floats of less than 32 bits to float32."""
   x = jnp.asarray(x)
   if not jnp.issubdtype(x.dtype, jnp.inexact):
     raise TypeError(f"gradients must be floating point, got {x.dtype}.")

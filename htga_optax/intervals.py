@@ -1,31 +1,32 @@
-r"""What makes the interval of a tail index hold on a series in order of time.
+r"""Computes the interval of a tail index from a series in order of time.
 
-Hill's estimate is k divided by the sum of the log-excesses y_i, so that to
-first order its error is a mean over time,
+Hill's estimate is k divided by the sum of the log-excesses y_i. To first order,
+its error is a mean over time,
 
-    alpha/alpha_hat - 1 = (1/k) sum_t psi_t,    psi = (alpha y - 1) 1{y > 0},
+    alpha/alpha_hat - 1 = (1/k) sum_t psi_t,    psi = (alpha y - 1) 1{y > 0}.
 
-whose variance is D/k on a stationary series, with the inflation
+On a stationary series the variance of this mean is D/k, with the inflation
 
     D = 1 + 2 sum_h (1 - h/W) corr(psi_0, psi_h).
 
-Correlations of psi cannot be read from a window in which k values are above
-the threshold. Those of the normal scores g (the standard normal quantiles at
-the ranks) can: they use all W values, and a Gaussian copula with correlation
-rho_h between g_0 and g_h gives, by Mehler's formula with the Hermite
-polynomials He_j,
+A window with only k values above the threshold is too short to estimate the
+correlations of psi. It is long enough for the correlations of the normal scores
+g, the standard normal quantiles at the ranks, which use all W values. Assume a
+Gaussian copula with correlation rho_h between g_0 and g_h. Mehler's formula
+with the Hermite polynomials He_j then gives
 
     corr(psi_0, psi_h) = C(rho_h) = sum_(j>=1) c_j^2 rho_h^j,
     c_j^2 = E[psi He_j(g)]^2 / (j! E[psi^2]).
 
-C is convex, since a tail forgets sooner than the series does: C(0.5) is 0.10 at
-k/W = 10 percent. So noise in the rho_h of an independent series hardly widens
-its interval, and D comes out of W = 256 values (derived for this package; the
-figures are those of `benchmarks/coverage.py`).
+C is convex, since the dependence of the tail ends sooner than that of the
+series: C(0.5) is 0.10 at k/W = 10 percent. Noise in the estimated rho_h of an
+independent series therefore hardly widens its interval, and W = 256 values are
+enough to estimate D. The method is derived for this package;
+`benchmarks/README.md` has its coverage.
 
-The same sums tell a tail from a trend: where the k largest values lie early or
-late in the window, more than their dependence allows, they come from a level
-that has changed.
+The same sums tell a tail from a trend. If the k largest values lie earlier or
+later in the window than their dependence allows, the level of the values has
+changed.
 """
 
 import functools
@@ -42,21 +43,22 @@ import numpy as np
 from htga_optax import estimators, order_statistics
 from htga_optax.estimators._samples import in_range
 
-_CLASSES = 32  # of rank, which stand for the ranks
-_LAGS = 12  # which stand for all lags
-_POINTS = 65  # of the table of C
+_CLASSES = 32  # classes of ranks; all ranks of a class have one score
+_LAGS = 12  # lags with a computed correlation; the others are interpolated
+_POINTS = 65  # points in the table of C
 _NORMAL = statistics.NormalDist()
 
 
 class Series(NamedTuple):
-  """What the order of a window's values tells about its tail.
+  """The dependence, bias and drift that `examine` finds in a window.
 
   Attributes:
-    variance_inflation: D, the variance of log(tail_index) over that of
-      independent values, float32 [], at least 1; k/D is the effective k.
-    bias: the factor that takes out the bias of second order, float32 [].
-    drift: how far the k largest values lie from the middle of the window, in
-      standard deviations, float32 []; negative when they are early.
+    variance_inflation: D, the variance of log(tail_index) divided by its
+      variance for independent values, float32 [], at least 1; k/D is the
+      effective k.
+    bias: the factor that removes the bias of second order, float32 [].
+    drift: the mean distance of the k largest values from the middle of the
+      window, in standard deviations, float32 []; negative if they are early.
   """
 
   variance_inflation: jax.Array
@@ -65,14 +67,16 @@ class Series(NamedTuple):
 
 
 def examine(window: order_statistics.SortedWindow, k: int) -> Series:
-  r"""Dependence, bias and drift of a full window.
+  r"""Measures the dependence, bias and drift of a full window.
 
-  The inflation D is the sum of the module's head, over the lags before the
-  first at which the autocorrelation of the normal scores is not positive, cut
-  at W/4 (in the manner of Geyer's initial monotone sequence). The bias takes
-  the tail for :math:`a x^{-\alpha}(1 + b x^{-\alpha})`, Hall's class with
-  :math:`\rho=-1`, and its :math:`\beta` from the spacings
-  :math:`U_i = i \log(X_{(i)}/X_{(i+1)})` of the m = W/2 largest values:
+  The inflation D is the sum in the module's docstring. The sum ends before the
+  first lag with an autocorrelation of the normal scores that is not positive,
+  and at W/4 at the latest (in the manner of Geyer's initial monotone sequence).
+
+  The bias assumes that the tail is :math:`a x^{-\alpha}(1 + b x^{-\alpha})`,
+  Hall's class with :math:`\rho=-1`. The estimate of :math:`\beta` uses the
+  m = W/2 largest values and their spacings
+  :math:`U_i = i \log(X_{(i)}/X_{(i+1)})`:
 
   .. math::
     \hat\alpha' = \hat\alpha
@@ -80,31 +84,34 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
     \hat\beta = \frac Wm \, \frac{\bar w\,\overline{U} - \overline{wU}}
       {\bar w\,\overline{wU} - \overline{w^2 U}}, \quad w_i = \tfrac im
 
-  with :math:`\hat\beta` clipped to [-2, 2]. It has the right sign on Student's
-  laws and the wrong one on stable laws, so that it widens the interval here and
-  does not move it. The drift is the mean place of the k largest values over its
-  standard deviation,
+  :math:`\hat\beta` is clipped to [-2, 2]. It has the right sign on Student's
+  laws and the wrong sign on stable laws. The interval is therefore widened by
+  the bias, and not moved.
+
+  The drift is the mean time of the k largest values, measured from the middle
+  of the window and divided by its standard deviation:
 
   .. math::
     z = \frac{\sum_{t: x_t > X_{(k+1)}} (t - \bar t)}
       {\sqrt{D_1\, k (1 - k/W)\,\operatorname{var} t}}
 
-  with the inflation :math:`D_1` of the indicator, from scores without their
-  trend, linear in t or in the normal scores of t (which would hide a trend
-  behind the dependence it makes).
+  :math:`D_1` is the inflation of the indicator :math:`1\{x_t > X_{(k+1)}\}`. It
+  is computed from scores without their trend, linear in t or in the normal
+  scores of t: a trend makes the scores dependent, and that dependence would
+  hide the trend.
 
   Args:
-    window: the values, all slots filled.
-    k: how many are the tail (static).
+    window: the values, with all slots filled.
+    k: how many of the largest values form the tail (static).
 
   Returns:
-    The three numbers; where all values are equal 1, 1 and 0.
+    The three numbers; 1, 1 and 0 if all values are equal.
 
   Examples:
     >>> import numpy as np
     >>> from htga_optax import intervals, order_statistics
     >>> x = np.random.default_rng(0).chisquare(1000, size=256) ** 0.5
-    >>> x[:13] *= 2  # a warm-up: a light tail that Hill reads as 2.9
+    >>> x[:13] *= 2  # a warm-up; hill(x, k=25) is 2.9, but the tail is light
     >>> series = intervals.examine(order_statistics.sorted_window(x), k=25)
     >>> print(f"drift {series.drift:.1f}")
     drift -3.8
@@ -112,7 +119,7 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
   References:
     Geyer (1992), Practical Markov chain Monte Carlo, Statistical Science 7(4).
     Caeiro, Gomes and Pestana (2005), Direct reduction of bias of the classical
-    Hill estimator, REVSTAT 3(2): the bias, with :math:`\rho` estimated there.
+    Hill estimator, REVSTAT 3(2): the bias, with an estimate of :math:`\rho`.
   """
   arrivals, ascending = window
   n = arrivals.size
@@ -137,36 +144,30 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
 def series_interval(
   tail_index: ArrayLike, k: ArrayLike, series: Series, level: float = 0.95
 ) -> jax.Array:
-  r"""The interval of :func:`estimators.hill` on a series.
+  r"""Computes the interval of :func:`estimators.hill` on a series.
 
   .. math::
     \Bigl[\hat\alpha \min(1, b)\, f_-, \; \hat\alpha \max(1, b)\, f_+\Bigr],
     \qquad f_\pm = \Bigl(1 - \frac{D}{9k}
       \pm \frac z3 \sqrt{\tfrac Dk}\Bigr)^3
 
-  That of independent values (:func:`estimators.hill_interval`) with the
-  effective size k/D, which spans the estimate and the one without its bias of
-  second order, b of :class:`Series`. Coverage of the
-  nominal 95 percent, and the median of upper over lower end, with W = 256 and
-  k = 25 (2,000 windows; `benchmarks/coverage.py` makes the table)::
+  This is the interval of independent values (:func:`estimators.hill_interval`)
+  with the effective size k/D. It contains the estimate, and also the estimate
+  without its bias of second order; b is the bias in :class:`Series`.
 
-      Pareto(1.5), independent    96.0    2.2
-      Pareto(1.5), AR(0.5)        94.9    2.5
-      Pareto(1.5), AR(0.9)        94.8    5.6
-      Pareto(1.5), AR(0.97)       92.1   14.1
-      |Student-t(3)|              89.3    2.4
-      |Student-t(2)|              95.9    2.4
-      |stable(1.5)|               89.3    2.3
-      |stable(1.8)|               46.6    2.4
-
-  A window much shorter than the dependence, an AR(0.97) say, shows too little
-  of it, and what no window of 256 shows is where a law becomes its tail: stable
-  laws with alpha near 2 read as light.
+  With W = 256 and k = 25, the nominal 95 percent interval contains the index in
+  95 percent of the windows of a Pareto(1.5) series with AR(0.9) dependence, but
+  in 47 percent of the windows of a stable law with :math:`\alpha=1.8`
+  (`benchmarks/README.md` has more laws). Coverage is too low in two cases. A
+  window that is much shorter than the dependence, such as that of an AR(0.97),
+  shows too little of the dependence. And no window of 256 values shows where a
+  law becomes a power law: stable laws with :math:`\alpha` near 2 appear lighter
+  than they are.
 
   Args:
     tail_index: Hill's estimate, [].
-    k: the order statistics it came from.
-    series: what :func:`examine` says of the window.
+    k: how many order statistics the estimate used.
+    series: the result of :func:`examine` for the window.
     level: the nominal coverage (static), in (0, 1).
 
   Returns:
@@ -175,7 +176,7 @@ def series_interval(
   Raises:
     ValueError: level outside (0, 1).
   """
-  # Below 0.12 the ends in Wilson and Hilferty's form come closer again.
+  # Below 0.12 the ends of the Wilson-Hilferty form approach each other again.
   size = jnp.maximum(k / series.variance_inflation, 0.12)
   ends = estimators.hill_interval(tail_index, size, level)
   with_bias = [jnp.minimum(series.bias, 1.0), jnp.maximum(series.bias, 1.0)]
@@ -183,7 +184,7 @@ def series_interval(
 
 
 def hill_interval(x: ArrayLike, k: int, level: float = 0.95) -> jax.Array:
-  """The interval of `estimators.hill(x, k)` for a series in order of time.
+  """Computes the interval of `estimators.hill(x, k)` for values in time order.
 
   Args:
     x: the series, [n], positive, in order of time.
@@ -191,7 +192,7 @@ def hill_interval(x: ArrayLike, k: int, level: float = 0.95) -> jax.Array:
     level: the nominal coverage (static), in (0, 1).
 
   Returns:
-    Lower and upper end, float32 [2]; nan where the estimate is nan.
+    Lower and upper end, float32 [2]; nan if the estimate is nan.
 
   Raises:
     ValueError: `x` is not one-dimensional, k is not in [1, n - 1], or level is
@@ -213,7 +214,7 @@ def hill_interval(x: ArrayLike, k: int, level: float = 0.95) -> jax.Array:
 
 
 def _normal_scores(arrivals: jax.Array, ascending: jax.Array) -> jax.Array:
-  """Standard normal quantiles at the ranks, in classes: [W]."""
+  """Standard normal quantiles at the ranks, one for each class: [W]."""
   first, levels = _classes(arrivals.size)
   steps = jnp.float32(np.diff(levels))[:, None]
   reached = arrivals[None] >= ascending[first[1:]][:, None]
@@ -223,7 +224,8 @@ def _normal_scores(arrivals: jax.Array, ascending: jax.Array) -> jax.Array:
 def _inflations(scores: jax.Array, k: int) -> jax.Array:
   """1 + 2 sum_h (1 - h/W) C(rho_h) of two series of scores [2, W]: [2].
 
-  For the first C is that of the excess psi, for the second of the indicator.
+  C is that of the excess psi for the first, that of the indicator for the
+  second.
   """
   n = scores.shape[1]
   lags, weights = _lags(n)
@@ -232,12 +234,13 @@ def _inflations(scores: jax.Array, k: int) -> jax.Array:
     (later < n)[None], scores[:, jnp.minimum(later, n - 1)], 0.0
   )
   rho = jnp.sum(scores[:, None] * shifted, axis=2)
-  # Scores that are all equal are zero but for their rounding.
+  # Scores that are all equal are zero up to rounding.
   rho = jnp.clip(rho[:, 1:] / jnp.maximum(rho[:, :1], 1e-3), 0.0, 1.0)
-  # The smallest so far: after a zero, zeros.
+  # The running minimum, which stays zero after the first zero.
   so_far = np.tri(len(lags), dtype=bool)[None]
   rho = jnp.min(jnp.where(so_far, rho[:, None], 1.0), axis=2)
-  # C between the points of its table, which are even in sqrt(1 - rho).
+  # C is interpolated in its table, whose points are equidistant in
+  # sqrt(1 - rho).
   place = (_POINTS - 1) * (1 - jnp.sqrt(1 - rho))
   points = np.arange(_POINTS, dtype=np.float32)[None, None]
   hats = jnp.maximum(1 - jnp.abs(place[..., None] - points), 0.0)
@@ -252,8 +255,8 @@ def _bias(ascending: jax.Array, k: int) -> jax.Array:
   size = n // 2
   if size <= k:
     return jnp.ones([], jnp.float32)
-  # Its numerator and denominator are sums over the spacings
-  # i log(X_(i)/X_(i+1)), and so over the logarithms.
+  # The numerator and denominator of beta are sums over the spacings
+  # i log(X_(i)/X_(i+1)), and therefore over the logarithms.
   i = np.arange(1, size + 1)
   weights = i / size
   mean = np.mean(weights)
@@ -279,7 +282,7 @@ def _classes(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache
 def _trends(n: int) -> np.ndarray:
-  """Time, and what its normal scores add, of mean 0 and variance 1: [2, n]."""
+  """Time and the residual of its normal scores, standardised: [2, n]."""
   first, levels = _classes(n)
   time = np.arange(n) - (n - 1) / 2
   normal = np.repeat(levels, np.diff(first, append=n))
@@ -290,10 +293,10 @@ def _trends(n: int) -> np.ndarray:
 
 @functools.lru_cache
 def _lags(n: int) -> tuple[np.ndarray, np.ndarray]:
-  """Lags up to n/4, and how many lags (1 - h/n) each stands for."""
+  """Lags up to n/4, and their weights in a sum of C (1 - h/n) over all lags."""
   longest = max(n // 4, 1)
   lags = np.unique(np.geomspace(1, longest, min(_LAGS, longest)).round())
-  # Between two lags, C is taken as linear in h.
+  # C is interpolated linearly in h between two lags.
   every = np.arange(1, longest + 1)
   hats = np.stack([np.interp(every, lags, one) for one in np.eye(len(lags))])
   return lags.astype(int), hats @ (1 - every / n)
@@ -301,15 +304,15 @@ def _lags(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache
 def _table(p: float, is_excess: bool) -> np.ndarray:
-  """C of the excess, or of the indicator, over the p largest values: [points].
+  """C of the excess or of the indicator, with a share p as the tail: [points].
 
-  Integrals over the tail by Gauss-Legendre, up to 9 standard deviations, where
-  psi is smooth. (The Hermite polynomials integrate to 0, so that only the part
-  of the indicator above the threshold counts.)
+  The integrals are computed over the tail by Gauss-Legendre, up to 9 standard
+  deviations, since psi is smooth there. (Hermite polynomials integrate to 0, so
+  that only the part of the indicator above the threshold counts.)
   """
   threshold = _NORMAL.inv_cdf(1 - p)
   nodes, weights = np.polynomial.legendre.leggauss(40)
-  half = (9 - threshold) / 20  # ten panels: 400 nodes at once take a second
+  half = (9 - threshold) / 20  # ten panels, as 400 nodes take a second
   g = threshold + half * (nodes + 1 + 2 * np.arange(10)[:, None]).ravel()
   weights = np.tile(weights, 10) * half * np.exp(-(g**2) / 2)
   weights /= math.sqrt(2 * math.pi)

@@ -2,10 +2,11 @@
 
     r_t = ||u_t||,    alpha_t = estimate(r_1, ..., r_t),    u'_t = u_t
 
-What a tracker reads is a field of its state with a name found once, so that
-`optax.tree.get(opt_state, "tail_index")` logs it without a callback, and what
-its `readings()` offer reaches the later members of a `relay`. Its place in
-the chain says what is measured: the raw gradient, the clipped one, the step.
+The reading of a tracker is a field of its state with a unique name. Therefore
+`optax.tree.get(opt_state, "tail_index")` logs it without a callback. The later
+members of a `relay` get the dict of its `readings()`. The place of a tracker in
+the chain determines what it measures: the raw gradient, the clipped gradient or
+the step.
 """
 
 from htga_optax._tracking._coordinates import (

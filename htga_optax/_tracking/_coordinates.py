@@ -1,4 +1,4 @@
-"""The tail index of the entries of the updates."""
+"""Measures the tail index of the entries of the updates."""
 
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ class TrackCoordinateTailIndexState(NamedTuple):
 
   Attributes:
     coordinate_tail_index: the last finite estimate, float32 [] (per layer:
-      [layers]); 0 while there is none.
+      [layers]); 0 before the first.
     age: steps since the last measurement, int32 [].
   """
 
@@ -32,7 +32,7 @@ class TrackCoordinateTailIndexState(NamedTuple):
   age: jax.Array
 
   def readings(self) -> dict[str, jax.Array]:
-    """What later members of a relay get, and what a log shows."""
+    """Returns the values for later members of a relay and for logs."""
     return {"coordinate_tail_index": self.coordinate_tail_index}
 
 
@@ -45,27 +45,30 @@ def track_coordinate_tail_index(
 ) -> optax.GradientTransformationExtraArgs:
   r"""Measures the tail index of the entries of the updates; changes nothing.
 
-  :func:`track_tail_index` measures norms over time; this measures the entries
-  of one step, by :func:`coordinates.hill`. Where a step has no estimate (an
-  entry is not finite), the last one stays.
+  :func:`track_tail_index` measures the norms of many steps; this tracker
+  measures the entries of one step, by :func:`coordinates.hill`. If a step has
+  no estimate (an entry is not finite), the reading keeps the last estimate.
 
   Args:
-    tail_fraction: the share of the entries that is the tail (static), None for
-      0.01. A layer or a tree whose tail has fewer than eight entries reads 0.
-    every_k_steps: measure every so many steps, from the first on (static), None
-      for 10; a measurement reads the updates about 18 times.
+    tail_fraction: the share of the entries that form the tail (static), None
+      for 0.01. The reading is 0 for a layer or a tree whose tail has fewer than
+      eight entries.
+    every_k_steps: the number of steps from one measurement to the next
+      (static), None for 10. The first step is measured. A measurement reads the
+      updates about 18 times.
     per_layer: False for all entries together, True for an index of every leaf,
       or a regular expression as in :func:`by_norm`.
-    shard_axis_name: mapped axes over which the updates are split by hand; None
+    shard_axis_name: mapped axes over which you split the updates by hand; None
       under jit.
 
   Returns:
     The transformation. Its state is a :class:`TrackCoordinateTailIndexState`.
 
   Raises:
-    TypeError: `every_k_steps` is not a static integer; updates that are not
+    TypeError: `every_k_steps` is not a static integer, or the updates are not
       floating point.
-    ValueError: tail_fraction outside (0, 1), every_k_steps below one.
+    ValueError: `tail_fraction` is outside (0, 1), or `every_k_steps` is below
+      one.
 
   Examples:
     >>> import jax.numpy as jnp, numpy as np, optax
@@ -94,7 +97,7 @@ def track_coordinate_tail_index(
       return hill(updates)
     return jnp.stack([hill(layer) for layer in layers(updates)])
 
-  @jax.jit  # one compilation for all steps that nobody else jits
+  @jax.jit  # if the caller does not jit, all steps share one compilation
   def measured(updates, state):
     old = state.coordinate_tail_index
 

@@ -1,4 +1,4 @@
-"""The gradient noise, by the gradient of a second batch."""
+"""Measures the gradient noise by the gradient of a second batch."""
 
 from typing import NamedTuple
 
@@ -17,12 +17,13 @@ class TrackGradientNoiseState(NamedTuple):
 
   Attributes:
     gradient_noise_scale: the ratio of the averages, in examples, float32 [];
-      0 while it is not known.
-    noise_norm: the norm of the noise of `batch_size` examples in the last step
-      that was finite, float32 []; 0 before the first.
+      0 while it is unknown.
+    noise_norm: the norm of the noise of `batch_size` examples in the last
+      finite step, float32 []; 0 before the first.
     moments: the debiased moving averages, as :class:`gradient_noise.Moments`
       (`covariance_trace`, `squared_gradient_norm`); 0 before the first step.
-    moments_weight: the moving average of ones, not debiased, float32 [].
+    moments_weight: the moving average of a constant 1, not debiased, float32
+      [].
   """
 
   gradient_noise_scale: jax.Array
@@ -31,7 +32,7 @@ class TrackGradientNoiseState(NamedTuple):
   moments_weight: jax.Array
 
   def readings(self) -> dict[str, jax.Array]:
-    """What later members of a relay get, and what a log shows."""
+    """Returns the values for later members of a relay and for logs."""
     return {
       "gradient_noise_scale": self.gradient_noise_scale,
       "noise_norm": self.noise_norm,
@@ -45,53 +46,57 @@ def track_gradient_noise(
   *,
   decay: ArrayLike = 0.95,
 ) -> optax.GradientTransformationExtraArgs:
-  r"""Measures the noise by a second batch's gradient; changes nothing.
+  r"""Measures the gradient noise by a second gradient; changes nothing.
 
   .. math::
     B_t = \frac{\overline{s}_t}{\overline{q}_t}, \qquad
     \|noise_t\| = \sqrt{s_t / n_a}
 
-  where :math:`s_t` and :math:`q_t` are the step's estimates of
-  :math:`\operatorname{tr}(\Sigma)` and :math:`|G|^2` by
-  :func:`gradient_noise.moments` and the bars are debiased moving averages. The
+  :math:`s_t` and :math:`q_t` are the estimates of
+  :math:`\operatorname{tr}(\Sigma)` and :math:`|G|^2` in step t, by
+  :func:`gradient_noise.moments`. The bars are debiased moving averages. The
   second gradient is an argument of the update:
 
       tx.update(grads, state, params, other_updates=other_grads)
 
-  It must be taken at the same parameters, and what earlier members of a chain
-  do to the updates is not done to it: put the tracker first. A step whose
-  moments are not finite leaves the state as it is.
+  Compute it at the same parameters. Put the tracker first in a chain, since
+  earlier members change the updates but not the second gradient. A step whose
+  moments are not finite does not change the state.
 
-  The second gradient costs nothing where micro-batches are accumulated. Inside
-  `optax.MultiSteps` over m of them of n examples, the updates are the mean of
-  all and the last gradient is that of a part: track_gradient_noise(m * n, n, n)
-  with `other_updates=grads`.
+  The second gradient has no cost if you accumulate micro-batches. Inside
+  `optax.MultiSteps` over m micro-batches of n examples, the updates are the
+  mean over all examples, and the last gradient is the mean over a part: use
+  track_gradient_noise(m * n, n, n) with `other_updates=grads`.
 
-  What it does not do: while the average of :math:`q` is not positive, which
-  happens where the noise hides the gradient, the noise scale is not known and
-  reads 0, which does not mean small; `squared_gradient_norm` tells. The ratio
-  is biased while G changes within the average, and it is the simple noise
-  scale, which takes the curvature for the same in all directions. With a
-  tail index below 2 there is no :math:`\Sigma`, the averages are those of
-  the largest draws, and only the noise norm means anything.
+  The noise scale has limits. While the average of :math:`q` is not positive,
+  which happens if the noise hides the gradient, the noise scale is unknown and
+  its reading is 0. A reading of 0 therefore does not mean a small noise scale;
+  `squared_gradient_norm` shows the reason. The ratio is biased while G changes
+  within the memory of the averages. It is the simple noise scale, which assumes
+  the same curvature in all directions. With a tail index below 2,
+  :math:`\Sigma` does not exist, the largest draws dominate the averages, and
+  only the noise norm has a meaning.
 
   Args:
-    batch_size: :math:`n_a`, the examples behind the updates (their mean).
-    other_batch_size: those behind `other_updates`; None for `batch_size`.
+    batch_size: :math:`n_a`, the number of examples in the updates, which are
+      their mean.
+    other_batch_size: the number of examples in `other_updates`; None for
+      `batch_size`.
     shared_size: how many examples are in both; 0 for independent batches.
-    decay: of the averages, in [0, 1), which span 1/(1 - decay) steps. On a
-      linear regression of 20 weights, with batches as large as the noise scale,
-      19 readings in 20 are within 20 percent at 0.95, with a quarter of that
-      batch two thirds are: the smaller it is, the longer the average must be.
+    decay: the decay of the averages, in [0, 1); they span 1/(1 - decay) steps.
+      A smaller batch needs a longer average: at 0.95 on a linear regression of
+      20 weights, 19 readings in 20 are within 20 percent if the batches are as
+      large as the noise scale, and two thirds if they are a quarter of that.
 
   Returns:
     The transformation. Its state is a :class:`TrackGradientNoiseState`.
 
   Raises:
-    TypeError: updates that are not floating point.
-    ValueError: sizes that cannot be, decay outside [0, 1); no `other_updates`,
-      or a tree that is not like the updates (inside `optax.masked` and
-      `optax.partition` pass them `mask_compatible_extra_args=True`).
+    TypeError: the updates are not floating point.
+    ValueError: the sizes are invalid, `decay` is outside [0, 1), or
+      `other_updates` is missing or differs from the updates in structure or
+      shapes (if the tracker is inside `optax.masked` or `optax.partition`, pass
+      `mask_compatible_extra_args=True` to them).
 
   Examples:
     >>> import jax, jax.numpy as jnp, numpy as np, optax
@@ -111,7 +116,7 @@ def track_gradient_noise(
 
   References:
     McCandlish et al. (2018), An empirical model of large-batch training,
-    arXiv:1812.06162, appendix A, which averages before it divides too.
+    arXiv:1812.06162, appendix A, which also averages before it divides.
   """
   gradient_noise.check_sizes(batch_size, other_batch_size, shared_size)
   _checks.check_number("decay", decay, lambda v: 0 <= v < 1, "be in [0, 1)")
@@ -133,16 +138,18 @@ def track_gradient_noise(
     structure = jax.tree.structure(other_updates)
     if structure != jax.tree.structure(updates):
       raise ValueError(
-        "track_gradient_noise needs a second gradient like the updates: pass"
-        " other_updates= to update (and mask_compatible_extra_args=True to"
-        f" optax.masked and optax.partition), got {structure}."
+        "track_gradient_noise needs a second gradient with the structure of the"
+        " updates: pass other_updates= to update (and"
+        " mask_compatible_extra_args=True to optax.masked and optax.partition),"
+        f" got {structure}."
       )
     moments = gradient_noise.moments(
       updates, other_updates, batch_size, other_batch_size, shared_size
     )
     delta = jnp.asarray(decay, jnp.float32)
     weight = delta * state.moments_weight + (1 - delta)
-    # m_t/w_t for m_t = delta m_(t-1) + (1 - delta) x_t, and w_t that of ones.
+    # The average is m_t/w_t with m_t = delta m_(t-1) + (1 - delta) x_t. w_t is
+    # m_t for x_t = 1.
     step = (1 - delta) / weight
     s, q = (
       step * x + (1 - step) * average

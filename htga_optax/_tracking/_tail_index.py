@@ -1,4 +1,4 @@
-"""The tail index of the norm of the updates."""
+"""Measures the tail index of the norm of the updates."""
 
 from typing import Any, NamedTuple
 
@@ -14,27 +14,31 @@ from htga_optax._states import known_state
 from htga_optax.streaming import LEVEL_DECAY
 from htga_optax.streaming._level import level
 
-# Standard deviations from which a tail model is rejected.
+# A statistic beyond this many standard deviations rejects the tail model.
 _REJECTION = 2.5
 
 
 @known_state
 class TrackTailIndexState(NamedTuple):
-  """The state of :func:`track_tail_index`; per layer with an axis [layers].
+  """The state of :func:`track_tail_index`.
+
+  With `per_layer` every field has a leading axis [layers].
 
   Attributes:
-    tail_index: the estimate, float32 []; 0 while there is none, and
-      `streaming.LIGHTEST` (1e6) at most, where the tail is lighter than any
-      power law.
-    tail_index_interval: its interval, float32 [2]; zeros while there is none.
-    tail_model_statistics: how far the norms are from what the estimate
-      assumes, float32 [2]: drift and misfit of
-      :class:`estimators.TailEstimate`, standard normal if the model holds.
-    tail_model_rejected: whether one of them is beyond 2.5, bool [].
+    tail_index: the estimate, float32 []; 0 while there is no estimate. It is at
+      most `streaming.LIGHTEST` (1e6), the value for a tail that is lighter than
+      any power law.
+    tail_index_interval: its interval, float32 [2]; zeros while there is no
+      estimate.
+    tail_model_statistics: two tests of the assumptions of the estimate, float32
+      [2]. They are drift and misfit of :class:`estimators.TailEstimate`,
+      standard normal if the model holds.
+    tail_model_rejected: whether one of them is beyond 2.5 in absolute value,
+      bool [].
     update_norm: the last finite norm, float32 [].
     nonfinite_count: how many norms were not finite, int32 [].
-    level: the logarithm of the norms' level and the weight of its average,
-      float32 [2]; () without a level.
+    level: the logarithm of the level of the norms and the weight of its
+      average, float32 [2]; () without a level.
     estimator_state: the state of the streaming estimator.
   """
 
@@ -48,7 +52,7 @@ class TrackTailIndexState(NamedTuple):
   estimator_state: Any
 
   def readings(self) -> dict[str, jax.Array]:
-    """What later members of a relay get, and what a log shows."""
+    """Returns the values for later members of a relay and for logs."""
     return {
       "tail_index": self.tail_index,
       "tail_index_interval": self.tail_index_interval,
@@ -74,60 +78,64 @@ def track_tail_index(
     \hat\alpha_t = \Bigl(\frac1k \sum_{i=1}^{k}
       \log\frac{x_{(i)}}{x_{(k+1)}}\Bigr)^{-1}
 
-  over the order statistics of the last W norms, each over the level of those
-  before it,
+  :math:`x_{(i)}` are the order statistics of the last W values :math:`x_t`.
+  Each is a norm divided by the level of the norms before it,
 
   .. math::
     \log L_t = \log L_{t-1} + a_t \operatorname{clip}
       (\log\|u_t\| - \log L_{t-1}, -1, 1),
     \qquad a_t = \frac{1 - d}{1 - d^t}.
 
-  A level that falls or rises in the run reads as a tail otherwise, or hides
-  one. No norm moves it by more than one e-fold of a step, so that a power law
-  keeps its index. `benchmarks/coverage.py` has what it costs and what it cures.
+  Without the level, norms that fall or rise during the run would appear as a
+  tail, or hide one. No norm moves :math:`\log L` by more than :math:`a_t`, so
+  that a power law keeps its index. `benchmarks/README.md` has the costs and the
+  benefits of the level.
 
   Norms that are not finite are counted and never enter the window. Before the
   window is full there is no estimate: the reading is 0, and listeners leave the
-  updates alone. A tail that is lighter than any power law (the k + 1 largest
-  norms are equal, say) reads 1e6.
+  updates unchanged. The reading is 1e6 if the tail is lighter than any power
+  law, for example if the k + 1 largest norms are equal.
 
-  The interval holds on dependent norms (:func:`intervals.series_interval`).
-  Whether there is a tail at all is a question of its own: every law reads as
-  one, and so does a trend that the level does not follow.
-  `tail_model_rejected` is true when the k largest norms lie too early or too
-  late in the window (drift), or when norms exceed the threshold otherwise
-  than a Pareto tail would (misfit, tested on each norm before it enters the
-  window); :func:`diagnostics.explain` puts it in a sentence, and
-  :func:`unless_rejected` makes a listener wait. Of independent Pareto norms 2
-  percent of the steps are flagged (W = 256, k = 25;
-  `benchmarks/coverage.py`), with AR(0.9) 5 and with AR(0.97) 23 percent; of
-  :math:`|t_3|`, whose tail begins late, 11 percent, of half-normal norms 83
-  and of those of a Gaussian vector 25 (W = 1024, k = 64: 99 and 71). A misfit
-  shows in a run of many windows, not in the first; a stable law with
-  :math:`\alpha=1.8`, which reads as lighter than it is, is flagged in 7.
+  The interval holds on dependent norms (:func:`intervals.series_interval`). It
+  does not tell whether there is a tail: every law has an estimate, and so has a
+  trend that the level does not follow. `tail_model_rejected` is a test of this.
+  It is true if the k largest norms lie too early or too late in the window
+  (drift), or if norms do not exceed the threshold as a Pareto tail would
+  (misfit, tested on each norm before it enters the window).
+  :func:`diagnostics.explain` describes it in a sentence, and
+  :func:`unless_rejected` makes a listener wait.
 
-  Under `optax.MultiSteps` it sees one norm per real step only if it is inside.
+  With W = 256 and k = 25 it is true in 2 percent of the steps for independent
+  Pareto norms, and in 83 percent for half-normal norms (`benchmarks/README.md`
+  has other laws). It is true more often for strongly dependent Pareto norms. It
+  is rarely true for a stable law with :math:`\alpha=1.8`, which appears lighter
+  than it is. A misfit shows in a run of many windows, not in the first.
+
+  With `optax.MultiSteps`, put the tracker inside: it then measures one norm per
+  real step.
 
   Args:
-    window_size: W, how many norms the estimate rests on (static); None for
-      256.
-    k: how many of them are the tail (static), None for 16; more is less noisy,
-      more biased.
-    estimator: any streaming estimator instead of the windowed Hill estimator
-      of that `window_size` and `k`; it gets the norms over their level.
-    level_decay: d, of the level, in (0, 1): its memory is 1/(1 - d) steps. None
-      takes the norms as they are.
+    window_size: W, how many norms the estimate uses (static); None for 256.
+    k: how many of them form the tail (static), None for 16; a larger k has less
+      noise and more bias.
+    estimator: any streaming estimator that replaces the windowed Hill estimator
+      of that `window_size` and `k`; its values are the norms divided by their
+      level.
+    level_decay: d, the decay of the level, in (0, 1); its memory is 1/(1 - d)
+      steps. None for no level: the values are then the norms.
     per_layer: False for the global norm, True for a window and readings of
       every leaf, or a regular expression for the paths of leaves that hold
       stacked layers; see :func:`by_norm`.
-    shard_axis_name: mapped axes over which the updates are split by hand.
+    shard_axis_name: mapped axes over which you split the updates by hand.
 
   Returns:
     The transformation. Its state is a :class:`TrackTailIndexState`.
 
   Raises:
-    TypeError, ValueError: sizes that cannot be (see
-      :func:`streaming.windowed_hill`); updates that are not floating point.
+    TypeError: a size is not a static integer, or the updates are not floating
+      point.
+    ValueError: a size is out of range (see :func:`streaming.windowed_hill`), or
+      `level_decay` is outside (0, 1).
 
   Examples:
     >>> import jax, jax.numpy as jnp, numpy as np, optax
@@ -195,5 +203,5 @@ def track_tail_index(
 
 
 def _known(estimate: jax.Array) -> jax.Array:
-  """Zero instead of nan, for estimators that others write."""
+  """Replaces nan by zero, since a user's estimator may return nan."""
   return jnp.where(jnp.isnan(estimate), 0.0, estimate)

@@ -1,4 +1,4 @@
-"""Hill's estimator, its interval, and the choice of k."""
+"""Estimates the tail index by Hill's estimator, and chooses its k."""
 
 from typing import NamedTuple
 
@@ -20,16 +20,16 @@ from htga_optax.estimators._samples import (
 
 
 class TailEstimate(NamedTuple):
-  """A tail index, the interval around it, and two tests of what it assumes.
+  """A tail index, its interval, and two tests of its assumptions.
 
   Attributes:
-    tail_index: the estimate, float32 []; 0 where there is none.
+    tail_index: the estimate, float32 []; 0 if there is no estimate.
     interval: lower and upper end, float32 [2].
-    drift: whether the level of the values has changed, a standard normal
-      score, float32 []; 0 where it is not tested.
-    misfit: whether values exceed the threshold otherwise than the tail model
-      says, a standard normal score, float32 []; negative where the tail is
-      lighter, 0 where it is not tested.
+    drift: tests whether the level of the values has changed, a standard normal
+      score, float32 []; 0 if not tested.
+    misfit: tests whether values exceed the threshold as the tail model
+      predicts, a standard normal score, float32 []; negative if the tail is
+      lighter, 0 if not tested.
   """
 
   tail_index: jax.Array
@@ -39,34 +39,37 @@ class TailEstimate(NamedTuple):
 
 
 def hill(x: ArrayLike, k: int) -> jax.Array:
-  r"""Hill's estimator of the tail index.
+  r"""Estimates the tail index by Hill's estimator.
 
   .. math::
     \hat\alpha = \Bigl(\frac1k \sum_{i=1}^{k}
       \log\frac{X_{(i)}}{X_{(k+1)}}\Bigr)^{-1}
 
   Its asymptotic variance is :math:`\alpha^2/k`; on an exact Pareto sample its
-  mean is :math:`k\alpha/(k-1)`. The bias grows with k where the tail is a
-  power law only far out: with n = 256 and k = 25 it reads 2.5 on
-  :math:`|t_3|`, a bias as large as the standard error, and on a stable law
-  with :math:`\alpha=1.8`, at k/n of 2.5 to 5 percent, 2.4 to 2.7. A light tail
-  has no index and reads large, a trend in the sample reads as a tail: an
-  estimate is no proof of a power law.
+  mean is :math:`k\alpha/(k-1)`. If the tail is a power law only far out, the
+  bias grows with k: with n = 256 and k = 25 the estimate is 2.5 on
+  :math:`|t_3|`, a bias as large as the standard error. On a stable law with
+  :math:`\alpha=1.8` it is 2.4 to 2.7 for k/n from 2.5 to 5 percent.
 
-  heavytails gives its inverse, and ``scipy.stats.pareto.fit`` over the
-  threshold the same. powerlaw counts the threshold too, and its alpha - 1 is
-  larger by (k + 1)/k. Values that are equal to the threshold count here, with
-  an excess of 0. `fits.fit("Pareto tail", x, k)` leaves them out, and is this
-  estimate times the share of the k that exceed the threshold.
+  An estimate does not prove a power law. A light tail has no index, but its
+  estimate is a large number. A trend in the sample has an estimate, too, as if
+  it were a tail.
+
+  heavytails returns the inverse of this estimate. ``scipy.stats.pareto.fit`` on
+  the values above the threshold returns the same estimate. powerlaw counts the
+  threshold as one of the values, and its alpha - 1 is larger by a factor of
+  (k + 1)/k. Values equal to the threshold count here, with an excess of 0.
+  `fits.fit("Pareto tail", x, k)` leaves them out; its result is this estimate
+  times the share of the k values that exceed the threshold.
 
   Args:
     x: the sample, [n]; the k + 1 largest values must be positive and finite.
     k: how many order statistics lie above the threshold (static). 2.5 to 10
-      percent of n is usual; fewer is noisier, more is more biased.
+      percent of n is usual. A smaller k has more noise, a larger k more bias.
 
   Returns:
-    The tail index, float32 []; nan where X_(k+1) <= 0, where the k + 1 largest
-    values are equal, or where one of them is not finite.
+    The tail index, float32 []; nan if X_(k+1) <= 0, if the k + 1 largest values
+    are equal, or if one of them is not finite.
 
   Raises:
     ValueError: `x` is not one-dimensional, or k is not in [1, n - 1].
@@ -90,9 +93,9 @@ def hill(x: ArrayLike, k: int) -> jax.Array:
 
 
 def hill_of_tail(tail: jax.Array, threshold: jax.Array) -> jax.Array:
-  r"""Hill's estimator from the k + 1 largest values, sorted either way.
+  r"""Computes Hill's estimate from the k + 1 largest values, sorted either way.
 
-  The threshold's own excess is zero, so the sum may run over all k + 1 values:
+  The excess of the threshold is zero. The sum can therefore include it:
 
   .. math::
     \hat\alpha = k \Big/ \sum_{i=1}^{k+1} \log\frac{X_{(i)}}{X_{(k+1)}}
@@ -102,7 +105,7 @@ def hill_of_tail(tail: jax.Array, threshold: jax.Array) -> jax.Array:
     threshold: the smallest of them, X_(k+1), [].
 
   Returns:
-    The tail index, float32 []; nan as in :func:`hill`, and where the largest
+    The tail index, float32 []; nan as in :func:`hill`, and also if the largest
     value is more than 1e38 times the threshold.
   """
   excesses, usable = log_excesses(tail, threshold)
@@ -110,21 +113,21 @@ def hill_of_tail(tail: jax.Array, threshold: jax.Array) -> jax.Array:
 
 
 def hill_all(x: ArrayLike) -> jax.Array:
-  r"""Hill's estimates for every k, from one sort and one cumulative sum.
+  r"""Computes Hill's estimates for every k, by one sort and one cumulative sum.
 
   .. math::
     \hat\alpha_k = k \Big/ \sum_{i=1}^{k} i \log\frac{X_{(i)}}{X_{(i+1)}}
 
-  The same as :func:`hill` (Renyi's form), and nothing cancels in it. Drawn
-  over k this is the Hill plot.
+  This is Renyi's form of :func:`hill`, without cancellation. A plot of the
+  estimates over k is the Hill plot.
 
   Args:
-    x: the sample, [n]; values that are not positive end what can be said.
+    x: the sample, [n]; values that are not positive have no estimate.
 
   Returns:
-    The tail index at k = 1, ..., n - 1, float32 [n - 1]; nan from the first
-    X_(k+1) <= 0 on, where the k + 1 largest values are equal, and everywhere
-    if a value is not finite.
+    The tail index at k = 1, ..., n - 1, float32 [n - 1]. It is nan from the
+    first k with X_(k+1) <= 0 on, nan at each k whose k + 1 largest values are
+    equal, and nan at every k if a value is not finite.
 
   Raises:
     ValueError: `x` is not one-dimensional, or has fewer than two values.
@@ -145,38 +148,39 @@ def hill_all(x: ArrayLike) -> jax.Array:
 def automatic_k(
   x: ArrayLike, max_k: int, min_k: int | None = None
 ) -> jax.Array:
-  r"""The k at which Hill's estimate has the smallest estimated error.
+  r"""Chooses the k at which Hill's estimate has the smallest estimated error.
 
   .. math::
     \hat k = \arg\min_k \frac{1 + 4 \max(z_k^2 - 1, 0)}{k}, \qquad
     z_k = \sqrt k \Bigl(\frac{M_2}{2 M_1^2} - 1\Bigr)
 
-  with the moments of :func:`moment`. On a Pareto tail z is standard normal.
-  Where the tail is :math:`C x^{-\alpha}(1 + D x^{-\alpha})`, as Hall has it
-  with :math:`\rho=-1`, :math:`z_k/\sqrt k` is minus half the relative bias of
-  Hill's estimate, so that the criterion is its relative mean squared error, up
-  to noise (derived here, in the manner of Hall and Welsh, and of Guillou and
-  Hall). It takes one cumulative sum for each moment.
+  :math:`M_1` and :math:`M_2` are the moments of :func:`moment`. On a Pareto
+  tail :math:`z_k` is standard normal. In Hall's class with :math:`\rho=-1` the
+  tail is :math:`C x^{-\alpha}(1 + D x^{-\alpha})`, and :math:`z_k/\sqrt k` is
+  minus half the relative bias of Hill's estimate. The criterion is therefore
+  the relative mean squared error of the estimate, up to noise (derived here, in
+  the manner of Hall and Welsh, and of Guillou and Hall). Each moment takes one
+  cumulative sum.
 
-  Over eight laws it is as good as a fixed tenth: with `max_k` = n/4 the root
-  mean square of :math:`\log(\hat\alpha/\alpha)` is 0.27 on the whole at n = 256
-  (0.33, 0.27 and 0.26 at 5, 10 and 25 percent) and 0.20 at 1024 (0.20, 0.20,
-  0.23; `benchmarks/estimates.py`). It gains where the tail is a power law from
-  the start (Pareto, n = 256: 0.16, a tenth 0.20), and loses where it is one far
-  out only (:math:`|t_3|`: 0.33, 0.27), since a sample of this size does not
-  show the difference.
+  Over eight laws the choice is as good as a fixed tenth of the sample: with
+  n = 256 and `max_k` = n/4 the root mean square of
+  :math:`\log(\hat\alpha/\alpha)` is 0.27 for both (`benchmarks/README.md`). The
+  choice is better if the tail is a power law from the start (Pareto). It is
+  worse if the tail is a power law only far out (:math:`|t_3|`), since a sample
+  of this size does not show the difference.
 
   Args:
     x: the sample, [n]; the `max_k` + 1 largest values must be positive.
-    max_k: the largest k that is tried (static), below n; a quarter of n.
-    min_k: the smallest (static); a tenth of `max_k`, and at least 2, if None.
+    max_k: the largest k to try (static), below n; take a quarter of n.
+    min_k: the smallest k to try (static); None for a tenth of `max_k`, and at
+      least 2.
 
   Returns:
-    k, int32 [], in [`min_k`, `max_k`]; `min_k` where no k gives an estimate.
+    k, int32 [], in [`min_k`, `max_k`]; `min_k` if no k has an estimate.
 
   Raises:
     TypeError: a size is not a static integer.
-    ValueError: `x` is not one-dimensional, or not min_k <= max_k < n.
+    ValueError: `x` is not one-dimensional, or min_k <= max_k < n does not hold.
 
   Examples:
     >>> import numpy as np
@@ -206,9 +210,10 @@ def automatic_k(
 
 
 def hill_standard_error(tail_index: ArrayLike, k: int) -> jax.Array:
-  r"""Standard error of :func:`hill`, :math:`\alpha/\sqrt{k}` (textbook).
+  r"""Computes the standard error of :func:`hill`.
 
-  On a Pareto sample the standard deviation is larger by
+  It is the textbook formula :math:`\alpha/\sqrt{k}`. On a Pareto sample the
+  standard deviation is larger by a factor of
   :math:`k\sqrt{k}/((k-1)\sqrt{k-2})`, 9 percent at k = 25 (derived here).
   """
   return _over_root(tail_index, k, "k")
@@ -217,25 +222,27 @@ def hill_standard_error(tail_index: ArrayLike, k: int) -> jax.Array:
 def hill_interval(
   tail_index: ArrayLike, k: ArrayLike, level: float = 0.95
 ) -> jax.Array:
-  r"""Confidence interval that belongs to :func:`hill`.
+  r"""Computes the interval of :func:`hill` for independent values.
 
   On an iid Pareto tail :math:`k\alpha/\hat\alpha` follows a Gamma(k) law
-  exactly. Its quantiles are taken in the Wilson-Hilferty form (within 1
-  percent from k = 5 on), which stays positive at every k:
+  exactly. The interval takes its quantiles in the Wilson-Hilferty form, which
+  is within 1 percent for k of 5 or more and stays positive at every k:
 
   .. math::
     \hat\alpha\,\bigl(1 - \tfrac{1}{9k} \pm \tfrac{z}{3\sqrt{k}}\bigr)^3
 
-  It knows nothing of bias and dependence. With W = 256 and k = 25, the nominal
-  95 percent interval covers 95 percent of iid Pareto(1.5) samples, 81 percent
-  on :math:`|t_3|`, and 63 percent on an autocorrelated Pareto(1.5) series
-  (AR(0.9), Gaussian copula; figures of `tests/test_estimators.py`). Gradient
-  norms are autocorrelated: :func:`intervals.hill_interval` is for values in
-  order of time (95 percent on that series), and trackers read that one.
+  It accounts for neither bias nor dependence. With n = 256 and k = 25, the
+  nominal 95 percent interval contains the index for 95 percent of iid
+  Pareto(1.5) samples, for 81 percent of samples of :math:`|t_3|`, and for 63
+  percent of autocorrelated Pareto(1.5) series (AR(0.9), Gaussian copula).
+  Gradient norms are autocorrelated. For values in order of time use
+  :func:`intervals.hill_interval`, as the trackers do: it reaches 95 percent on
+  those series.
 
   Args:
     tail_index: Hill's estimate, [...].
-    k: the order statistics it came from, or an effective size, positive.
+    k: how many order statistics the estimate used, or an effective size,
+      positive.
     level: the nominal coverage (static), in (0, 1).
 
   Returns:
@@ -263,13 +270,13 @@ def hill_interval(
 def positive_interval(
   tail_index: ArrayLike, standard_error: ArrayLike, level: float = 0.95
 ) -> jax.Array:
-  r"""Confidence interval from a standard error, on the scale of the logarithm.
+  r"""Computes an interval from a standard error, on the scale of the logarithm.
 
   .. math:: \hat\alpha \exp(\pm z \, \mathrm{se}/\hat\alpha)
 
-  It stays positive, and agrees with :math:`\hat\alpha \pm z\,\mathrm{se}`
-  where the error is small (textbook). Of Hill's estimate
-  :func:`hill_interval` knows the law.
+  The interval stays positive. It agrees with
+  :math:`\hat\alpha \pm z\,\mathrm{se}` if the error is small (textbook). For
+  Hill's estimate use :func:`hill_interval`, which uses the law of the estimate.
 
   Args:
     tail_index: the estimate, [...], positive.
@@ -277,8 +284,8 @@ def positive_interval(
     level: the nominal coverage (static), in (0, 1).
 
   Returns:
-    Lower and upper end, float32 [..., 2], at most a factor e^60 away; nan where
-    the estimate is not finite.
+    Lower and upper end, float32 [..., 2], each within a factor of e^60 of the
+    estimate; nan if the estimate is not finite.
 
   Raises:
     ValueError: level outside (0, 1).

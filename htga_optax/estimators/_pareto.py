@@ -1,4 +1,4 @@
-"""The generalized Pareto law of the excesses over a threshold."""
+"""Fits the generalized Pareto law to the excesses over a threshold."""
 
 import math
 from typing import NamedTuple
@@ -21,22 +21,22 @@ from htga_optax.estimators._samples import (
 
 
 def generalized_pareto(x: ArrayLike, k: int) -> jax.Array:
-  r"""Tail index of a generalized Pareto law fitted over a threshold.
+  r"""Estimates the tail index by a generalized Pareto fit over a threshold.
 
-  The k excesses :math:`X_{(i)} - X_{(k+1)}` are fitted by
-  :func:`generalized_pareto_fit`, and :math:`\hat\alpha = 1/\hat\xi`. As with
-  :func:`pickands`, neither location nor scale matters. With n = 4096 and
-  k = 200 its median is 3.2 on :math:`|t_3|` and 1.7 on a stable law with 1.8;
-  with n = 256 and k = 25 it is 1.5 on Pareto(1.5), and 15 percent of
-  :math:`|t_3|` samples read inf.
+  :func:`generalized_pareto_fit` fits the k excesses
+  :math:`X_{(i)} - X_{(k+1)}`, and :math:`\hat\alpha = 1/\hat\xi`. As with
+  :func:`pickands`, the estimate does not depend on location or scale. With
+  n = 4096 and k = 200 its median is 3.2 on :math:`|t_3|` and 1.7 on a stable
+  law with :math:`\alpha=1.8`. With n = 256 and k = 25 its median is 1.5 on
+  Pareto(1.5), and 15 percent of the estimates on :math:`|t_3|` are inf.
 
   Args:
     x: the sample, [n], of any sign; the k + 1 largest values must be finite.
-    k: how many order statistics lie above the threshold (static); more is
-      less noisy, more biased. Time grows as k^1.5.
+    k: how many order statistics lie above the threshold (static); a larger k
+      has less noise and more bias. The time grows as k^1.5.
 
   Returns:
-    The tail index, float32 []; inf where xi <= 0, nan as in the fit.
+    The tail index, float32 []; inf if xi <= 0, nan as in the fit.
 
   Raises:
     TypeError: k is not a static integer.
@@ -58,12 +58,13 @@ def generalized_pareto(x: ArrayLike, k: int) -> jax.Array:
 def generalized_pareto_standard_error(
   tail_index: ArrayLike, k: int
 ) -> jax.Array:
-  r"""Standard error of :func:`generalized_pareto`.
+  r"""Computes the standard error of :func:`generalized_pareto`.
 
   .. math:: \alpha^2 (1 + \xi)/\sqrt{k} = \alpha (\alpha + 1)/\sqrt{k}
 
-  That of maximum likelihood (textbook, :math:`\xi > -1/2`), to which this fit
-  comes within 6 percent on Pareto(1.5), k = 25 to 250 (measured).
+  It is the standard error of maximum likelihood (textbook, for
+  :math:`\xi > -1/2`). The standard error of the fit here is within 6 percent of
+  it on Pareto(1.5) with k = 25 to 250 (measured).
   """
   a = jnp.asarray(tail_index, jnp.float32)
   return _over_root(a * (a + 1), k, "k")
@@ -74,15 +75,15 @@ def generalized_pareto_fit(
 ) -> tuple[jax.Array, jax.Array]:
   r"""Fits a generalized Pareto law, :math:`P(Y>y)=(1+\xi y/\sigma)^{-1/\xi}`.
 
-  With :math:`\theta = -\xi/\sigma` the likelihood has one parameter left,
-  since :math:`\xi(\theta) = \frac1k \sum_i \log(1 - \theta Y_i)` is its
-  maximum in the other:
+  Let :math:`\theta = -\xi/\sigma`. For a fixed :math:`\theta` the likelihood is
+  largest at :math:`\xi(\theta) = \frac1k \sum_i \log(1 - \theta Y_i)`, which
+  leaves one parameter:
 
   .. math::
     \ell(\theta) = k \bigl(\log(-\theta/\xi(\theta)) - \xi(\theta) - 1\bigr)
 
-  The estimate is a mean over m points, from the quartile :math:`q` of the
-  excesses, without an optimizer:
+  The estimate needs no optimizer: it is a weighted mean over m points, which
+  the lower quartile :math:`q` of the excesses determines:
 
   .. math::
     \hat\theta = \frac{\sum_j \theta_j e^{\ell(\theta_j)}}
@@ -91,19 +92,23 @@ def generalized_pareto_fit(
       \Bigl(1 - \sqrt{\tfrac{m}{j - 1/2}}\Bigr), \quad
     \hat\xi = \xi(\hat\theta), \quad \hat\sigma = -\hat\xi/\hat\theta
 
-  with m = 30 + floor(sqrt(k)), as Pareto-smoothed importance sampling takes
-  it (the paper: 20), but without its prior that draws xi to 1/2. The maximum,
-  which ``scipy.stats.genpareto.fit`` and heavytails search for, is mostly
-  within a quarter of a standard error of it.
+  m is 30 + floor(sqrt(k)), as in Pareto-smoothed importance sampling; Zhang and
+  Stephens have 20 instead of 30. Pareto-smoothed importance sampling also draws
+  xi to 1/2 by a prior; this fit does not. ``scipy.stats.genpareto.fit`` and
+  heavytails search for the maximum of the likelihood, which is mostly within a
+  quarter of a standard error of this estimate.
+
+  Equal excesses are first spread over the range that rounding hides
+  (:func:`order_statistics.spread_ties`), so that rounded excesses have a fit.
 
   Args:
-    excesses: what the values exceed the threshold by, [k], in any order.
+    excesses: the differences between the values and the threshold, [k], in any
+      order.
 
   Returns:
-    xi and sigma, float32 []; both nan where an excess is negative or not
-    finite, where all are zero, or where the largest is more than 1e30 times the
-    quartile. Equal excesses are spread over what their resolution leaves open
-    (:func:`order_statistics.spread_ties`), so that rounded ones have a fit.
+    xi and sigma, float32 []; both are nan if an excess is negative or not
+    finite, if all excesses are zero, or if the largest is more than 1e30 times
+    the quartile.
 
   Raises:
     ValueError: `excesses` is not one-dimensional, or there are fewer than 5.
@@ -134,14 +139,14 @@ def generalized_pareto_fit(
 
 
 class ParetoTail(NamedTuple):
-  """A generalized Pareto law of what lies above a threshold.
+  """A generalized Pareto law of the values above a threshold.
 
   Attributes:
     threshold: u, float32 [].
     xi: the shape, float32 [].
     sigma: the scale, float32 [].
-    usable: whether the values allow a fit, bool []; if not, the three mean
-      nothing, but are finite.
+    usable: whether the values allow a fit, bool []; if not, the three numbers
+      are finite but have no meaning.
   """
 
   threshold: jax.Array
@@ -155,17 +160,18 @@ def pareto_tail(
   k: jax.Array | int | None = None,
   count: jax.Array | int | None = None,
 ) -> ParetoTail:
-  """Fits the k largest of a sample over the value below them.
+  """Fits the k largest values of a sample, with the next one as the threshold.
 
-  Equal values are spread first, see :func:`order_statistics.spread_ties`.
+  It first spreads equal values, see :func:`order_statistics.spread_ties`.
 
   Args:
     tail: the largest values, ascending, finite, [K + 1].
-    k: how many of them are the tail, an integer from 5 to K, []; None for K.
+    k: how many of them form the tail, an integer from 5 to K, []; None for K.
     count: as in :func:`order_statistics.spread_ties`.
   """
   size = tail.size - 1
-  # In differences, which spreading does not round away.
+  # Spreading works on differences from the smallest value: the spread of the
+  # values themselves could be lost in rounding.
   usable = (tail[0] > -jnp.inf) & (tail[-1] < jnp.inf)
   origin = jnp.where(usable, tail[0], 0.0)
   x = jnp.where(usable, tail, np.arange(size + 1, dtype=np.float32)) - origin
@@ -176,7 +182,7 @@ def pareto_tail(
   quartile = y[size - k + ((k + 2) // 4 - 1)]
   usable &= (quartile > 0) & (y[-1] < 1e30 * quartile)
   quartile = jnp.where(usable, quartile, 1.0)
-  # Where it is no tail, 0 has no part in the sums.
+  # A 0 outside the tail adds nothing to the sums.
   y = jnp.where(usable, y, _regular(size)[::-1]) / quartile
   y = jnp.where(is_tail, y, 0.0)
 
@@ -184,7 +190,7 @@ def pareto_tail(
   steps = np.sqrt(m / (np.arange(m) + 0.5)) - 1
   thetas = 1 / y[-1] - jnp.asarray(steps / 3, jnp.float32)
 
-  def nonzero(theta):  # xi/theta has a limit at 0, which this reaches
+  def nonzero(theta):  # xi/theta has a limit at 0; 1e-12 gives it
     return jnp.where(theta == 0, 1e-12, theta)
 
   def xi_of(theta):
@@ -199,7 +205,7 @@ def pareto_tail(
 
 
 def _tail_of(x: jax.Array, k: int) -> ParetoTail:
-  """The fit to the k largest of a sample."""
+  """Fits the k largest values of a sample."""
   check_tail_size(k, x.size, "a sample of")
   _checks.check_number("k", k, lambda v: v >= 5, "be at least 5")
   return pareto_tail(_largest(x, k + 1)[::-1])
@@ -208,21 +214,22 @@ def _tail_of(x: jax.Array, k: int) -> ParetoTail:
 def tail_quantile(
   x: ArrayLike, k: int, exceedance_rate: ArrayLike
 ) -> jax.Array:
-  r"""The value that a share p of a law exceeds, by a generalized Pareto tail.
+  r"""Estimates the quantile that a share p of a law exceeds, from its tail.
 
   .. math:: \hat q_p = u + \frac{\hat\sigma}{\hat\xi}
       \Bigl(\bigl(\tfrac{n p}{k}\bigr)^{-\hat\xi} - 1\Bigr)
 
-  with the k values above u of the n in the sample (peaks over a threshold).
-  Below 1/n it is extrapolated.
+  :math:`\hat\xi` and :math:`\hat\sigma` are the generalized Pareto fit to the k
+  of n values that are above the threshold u (peaks over a threshold). The
+  quantile is an extrapolation for p < 1/n.
 
   Args:
     x: the sample, [n].
-    k: how many of the largest are the tail (static), from 5 on.
-    exceedance_rate: p; from k/n on the threshold is returned.
+    k: how many of the largest values form the tail (static), 5 or more.
+    exceedance_rate: p; the result is the threshold if p is k/n or more.
 
   Returns:
-    The quantile, float32 []; nan where the fit is.
+    The quantile, float32 []; nan if the fit is nan.
 
   Raises:
     TypeError: k is not a static integer.
@@ -248,7 +255,7 @@ def tail_quantile(
 def quantile_of(
   tail: ParetoTail, share: ArrayLike, exceedance_rate: ArrayLike
 ) -> jax.Array:
-  """The quantile, where a share of the values is above the threshold."""
+  """Computes the quantile if a share of all values is above the threshold."""
   q = jnp.minimum(jnp.asarray(exceedance_rate, jnp.float32) / share, 1.0)
   sigma = jnp.where(tail.usable, tail.sigma, 1.0)
   return tail.threshold + generalized_pareto_isf(q, tail.xi, sigma)
@@ -257,19 +264,23 @@ def quantile_of(
 def predictive_rate(
   exceedance_rate: ArrayLike, share: ArrayLike, k: ArrayLike
 ) -> jax.Array:
-  r"""The rate whose estimated quantile a new value exceeds at the stated one.
+  r"""Corrects an exceedance rate for the error of the estimated quantile.
+
+  A new value exceeds the quantile that is estimated for the rate
+  :math:`p'` at the rate p:
 
   .. math::
     p' = \frac{p}{1 + V/2}, \qquad
     V = \frac1k \Bigl(1 + 2t^2 - t^3 + \frac{t^4}4\Bigr), \quad
     t = \log\frac{\text{share}}{p}
 
-  The estimate of a quantile errs, and errs the more the farther it is from the
-  k values of the tail. A new value exceeds it at the rate :math:`p e^{-z}` with
-  an error z, whose mean is :math:`p(1 + V/2)` to second order. V is the
-  variance of z for maximum likelihood at :math:`\xi = 0`, by the delta method,
-  and of the threshold (derived here). Of other shapes it differs little: at t =
-  4.8, V is 0.55 at 0, 0.51 at -0.2 and 0.42 at 2/3, for k = 128.
+  The estimate of a quantile has an error, which grows with the distance from
+  the k values of the tail. With the error z, a new value exceeds the estimate
+  at the rate :math:`p e^{-z}`, whose mean is :math:`p(1 + V/2)` to second
+  order. V is the variance of z for maximum likelihood at :math:`\xi = 0`, by
+  the delta method, plus that of the threshold (derived here). V differs little
+  for other shapes: at t = 4.8 and k = 128 it is 0.55 for :math:`\xi = 0`, 0.51
+  for -0.2 and 0.42 for 2/3.
   """
   p, share, k = (
     jnp.asarray(x, jnp.float32) for x in (exceedance_rate, share, k)
@@ -282,21 +293,21 @@ def predictive_rate(
 def generalized_pareto_isf(
   q: ArrayLike, xi: ArrayLike, sigma: ArrayLike
 ) -> jax.Array:
-  r"""What a generalized Pareto excess exceeds with probability q.
+  r"""Computes the level that a generalized Pareto excess exceeds at rate q.
 
   .. math:: y = \frac{\sigma}{\xi} (q^{-\xi} - 1), \qquad
     y = -\sigma \log q \text{ at } \xi = 0
 
-  With xi and sigma of the k excesses over :math:`X_{(k+1)}` of n values,
-  :math:`X_{(k+1)} + y(np/k)` estimates the 1 - p quantile of the values.
+  Take xi and sigma from a fit to the k excesses over :math:`X_{(k+1)}` in a
+  sample of n. Then :math:`X_{(k+1)} + y(np/k)` estimates the 1 - p quantile.
 
   Args:
     q: the probability, in (0, 1].
-    xi: the shape, as of :func:`generalized_pareto_fit`.
+    xi: the shape, for example from :func:`generalized_pareto_fit`.
     sigma: the scale.
 
   Returns:
-    The excess, float32, of the shape that the arguments have together.
+    The excess, float32, in the broadcast shape of the arguments.
 
   Examples:
     >>> from htga_optax import estimators

@@ -1,4 +1,4 @@
-"""The index of a symmetric stable law, from all of a signed sample."""
+"""Estimates the index of a symmetric stable law from a whole signed sample."""
 
 import math
 
@@ -18,26 +18,27 @@ from htga_optax.estimators._samples import (
   in_range,
 )
 
-POINTS = (0.2, 1.0)  # at which the characteristic function is taken
+POINTS = (0.2, 1.0)  # arguments t of the characteristic function
 
 
 def log_moment(x: ArrayLike) -> jax.Array:
-  r"""Index of a symmetric stable law by the variance of its logarithm.
+  r"""Estimates the index of a symmetric stable law from logarithms.
 
   .. math::
     \hat\alpha = \Bigl(\frac{6}{\pi^2} V - \frac12\Bigr)^{-1/2}, \qquad
     V = \operatorname{var} \log|X|
 
-  Scale does not matter, location does. It is no test of heaviness: any law
-  has a V, and it reads 1.4 on Laplace's (no power law) and 1.6 on :math:`t_3`
-  (finite variance). Values near zero weigh as much as large ones.
+  The estimate depends on the location, but not on the scale. It does not test
+  whether a law is heavy-tailed, since any law has a V: it is 1.4 on Laplace's
+  law (no power law) and 1.6 on :math:`t_3` (finite variance). Values near zero
+  have as much weight as large values.
 
   Args:
     x: the signed sample, [n], centred at zero; n >= 2.
 
   Returns:
-    The index, float32 [], not clipped at 2; inf where V <= pi^2/12, nan where
-    a value is zero or not finite, or all are of one size.
+    The index, float32 [], not clipped at 2; inf if V <= pi^2/12, nan if a value
+    is zero or not finite, or if all absolute values are equal.
 
   Raises:
     ValueError: `x` is not one-dimensional, or has fewer than two values.
@@ -65,20 +66,22 @@ def log_moment(x: ArrayLike) -> jax.Array:
 
 
 def index_of_log_variance(variance: jax.Array) -> jax.Array:
-  r"""The index of :func:`log_moment` from V, the variance of log|X|.
+  r"""Computes the index of :func:`log_moment` from the variance of logarithms.
 
   Args:
-    variance: V, [...].
+    variance: V, the variance of ``log|X|``, [...].
 
   Returns:
-    The index, float32 [...]; inf where V <= pi^2/12.
+    The index, float32 [...]; inf if V <= pi^2/12.
   """
   inverse_square = 6 / jnp.pi**2 * variance - 0.5
   return jnp.sqrt(_inverse_or_inf(inverse_square))
 
 
 def log_moment_standard_error(tail_index: ArrayLike, n: int) -> jax.Array:
-  r"""Standard error of :func:`log_moment` (stated; derived from kappa_4).
+  r"""Computes the standard error of :func:`log_moment`.
+
+  The formula is stated; it is derived from the fourth cumulant kappa_4:
 
   .. math::
     3 \alpha^3 \sqrt{\Bigl(\frac{7}{120} + \frac{1}{15\alpha^4}
@@ -90,29 +93,29 @@ def log_moment_standard_error(tail_index: ArrayLike, n: int) -> jax.Array:
 
 
 def block_log_moment(x: ArrayLike, block_size: int) -> jax.Array:
-  r"""Index of a symmetric stable law by how sums grow (Mohammadi et al.).
+  r"""Estimates the index of a symmetric stable law by the growth of its sums.
 
-  With :math:`Y_i` the sums of blocks of K values,
+  :math:`Y_i` are the sums of blocks of K values (Mohammadi et al.):
 
   .. math::
     \frac1{\hat\alpha} = \frac1{\log K} \Bigl(
       \frac{K}{n} \sum_i \log|Y_i| - \frac1n \sum_j \log|X_j| \Bigr)
 
-  This is the estimator behind the reports that gradient noise is heavy-tailed.
-  It is no test of heaviness: on Laplace's law it reads 1.39, 1.61 and 1.76 at
-  K = 2, 8 and 64, on :math:`t_3` 1.57, 1.65 and 1.75 (n = 4096). Growth with K
-  towards 2 says "not stable". Values that are not centred read as heavy: a
-  constant reads 1.
+  The reports that gradient noise is heavy-tailed rest on this estimator. It
+  does not test whether a law is heavy-tailed: with n = 4096 and K = 2, 8 and 64
+  it is 1.39, 1.61 and 1.76 on Laplace's law, and 1.57, 1.65 and 1.75 on
+  :math:`t_3`. If the estimate grows with K towards 2, the law is not stable. A
+  sample that is not centred appears heavy-tailed: for a constant it is 1.
 
   Args:
-    x: the signed sample, [n], centred at zero. The part of it that fills no
-      block is left out.
-    block_size: K (static), at least 2. Near 8 is best; sqrt(n), which is
-      often taken, has 1.4 times the standard error at n = 4096.
+    x: the signed sample, [n], centred at zero. Values at its end that do not
+      fill a block are left out.
+    block_size: K (static), at least 2. Values near 8 are best. sqrt(n) is a
+      common choice; its standard error is 1.4 times as large at n = 4096.
 
   Returns:
-    The index, float32 [], not clipped at 2; inf where sums do not grow, nan
-    where a value or a sum of a block is zero or not finite.
+    The index, float32 [], not clipped at 2; inf if the sums do not grow, nan if
+    a value or the sum of a block is zero or not finite.
 
   Raises:
     TypeError: `block_size` is not a static integer.
@@ -149,29 +152,31 @@ def block_log_moment(x: ArrayLike, block_size: int) -> jax.Array:
 def block_log_moment_standard_error(
   tail_index: ArrayLike, n: int, block_size: int = 8
 ) -> jax.Array:
-  r"""Standard error of :func:`block_log_moment` (derived here).
+  r"""Computes the standard error of :func:`block_log_moment` (derived here).
 
   .. math::
     \frac{\alpha^2}{\log K} \sqrt{\frac{K}{n}
       \Bigl(\Bigl(1 + \frac1K\Bigr) v - 2c\Bigr)}, \qquad
     v = \pi^2 \Bigl(\frac{1}{12} + \frac{1}{6\alpha^2}\Bigr)
 
-  v is the variance of :math:`\log|X_j|` and of :math:`\log|Y_i|`, and c their
-  covariance for an X_j in the sum Y_i. As :math:`\log|x|` is a constant and
-  :math:`\int_0^\infty (1_{t<1} - \cos tx) \, dt/t`, c comes from the
-  characteristic function of the pair; of the two integrals one is Frullani's:
+  v is the variance of :math:`\log|X_j|` and of :math:`\log|Y_i|`. c is their
+  covariance if :math:`X_j` is a term of the sum :math:`Y_i`. Up to a constant,
+  :math:`\log|x|` is :math:`\int_0^\infty (1_{t<1} - \cos tx) \, dt/t`.
+  Therefore c follows from the characteristic function of the pair, as a double
+  integral. One of the two integrals is Frullani's:
 
   .. math::
     c = \frac1\alpha \int_0^\infty \log \frac{K + u^\alpha}
       {\sqrt{(K - 1 + |1 + u|^\alpha)(K - 1 + |1 - u|^\alpha)}} \frac{du}{u}
 
-  It is taken at 64 points, to 1e-4 of the error up to an index of 3. That of
+  The integral is computed at 64 points. This changes the standard error by no
+  more than 1e-4 of its value, up to an index of 3. The standard error of
   :math:`1/\hat\alpha` is exact for every n that K divides.
   """
   _checks.check_number("block_size", block_size, lambda v: v > 1, "be above 1")
   a = jnp.asarray(tail_index, jnp.float32)
-  # u^a = e^w over 12 e-foldings either side, and w = s^3, since the integrand
-  # has a cusp at u = 1.
+  # u^a = e^w, over 12 e-foldings on either side. The points are equidistant in
+  # s, where w = s^3, since the integrand has a cusp at u = 1.
   low, high = np.cbrt([-12, 12 + math.log(block_size)])
   step = (high - low) / 64
   s = low + step * (np.arange(64) + 0.5)
@@ -184,7 +189,7 @@ def block_log_moment_standard_error(
 
   rest = (log_of_rest(1) + log_of_rest(-1)) / 2
   integrand = np.log(block_size + np.exp(w)) - rest
-  # Times a^2, as is the variance.
+  # The covariance and the variance are multiplied by a^2.
   covariance = jnp.sum(3 * step * s**2 * integrand, axis=-1)
   variance = math.pi**2 * (a**2 / 12 + 1 / 6)
   variance = (1 + 1 / block_size) * variance - 2 * covariance
@@ -193,10 +198,11 @@ def block_log_moment_standard_error(
 
 
 def characteristic_function(x: ArrayLike) -> jax.Array:
-  r"""Index of a symmetric stable law by its characteristic function.
+  r"""Estimates a symmetric stable law's index by its characteristic function.
 
-  On the standardised sample :math:`Z = 1.95 (X - \text{median})/\text{IQR}`,
-  where :math:`|\phi(t)| = e^{-|ct|^\alpha}` with c near 1,
+  The standardised sample is
+  :math:`Z = 1.95 (X - \text{median})/\text{IQR}`, for which
+  :math:`|\phi(t)| = e^{-|ct|^\alpha}` with c near 1:
 
   .. math::
     \hat\alpha = \log\frac{\log|\hat\phi(0.2)|}{\log|\hat\phi(1)|}
@@ -204,17 +210,19 @@ def characteristic_function(x: ArrayLike) -> jax.Array:
     |\hat\phi(t)|^2 = \bigl(\overline{\cos tZ}\bigr)^2
       + \bigl(\overline{\sin tZ}\bigr)^2
 
-  Neither location nor scale matters. The least noisy of the three at
-  :math:`\alpha > 1`: half the standard error at 1.5, a quarter at 1.8. It is no
-  test of heaviness: it reads 1.66 on Laplace's law and 1.63 on :math:`t_3`.
+  The estimate does not depend on the location or the scale. It has the least
+  noise of the three estimators for a stable law if :math:`\alpha > 1`: half the
+  standard error of the others at 1.5, a quarter at 1.8. It does not test
+  whether a law is heavy-tailed: it is 1.66 on Laplace's law and 1.63 on
+  :math:`t_3`.
 
   Args:
-    x: the signed sample, [n]; n >= 4, though hundreds are wanted.
+    x: the signed sample, [n]; n must be at least 4 and should be hundreds.
 
   Returns:
-    The index, float32 [], clipped to at most 2; nan where it comes out <= 0,
-    where the quartiles are equal, where a value is not finite, or where one is
-    1e30 times the quartiles' distance.
+    The index, float32 [], clipped to at most 2; nan if it is <= 0, if the
+    quartiles are equal, if a value is not finite, or if a value is 1e30
+    interquartile ranges from the median.
 
   Raises:
     ValueError: `x` is not one-dimensional, or has fewer than four values.
@@ -231,8 +239,8 @@ def characteristic_function(x: ArrayLike) -> jax.Array:
 
   References:
     Press (1972), Estimation in univariate and multivariate stable
-    distributions, JASA 67(340); the points and the standardisation are those
-    of a reconstruction.
+    distributions, JASA 67(340). The points and the standardisation are a
+    reconstruction.
   """
   x = in_range(x)
   _checks.check_number("n", x.size, lambda v: v >= 4, "be at least 4")
@@ -251,15 +259,15 @@ def characteristic_function(x: ArrayLike) -> jax.Array:
 def index_of_characteristic_function(
   lack: jax.Array, sine: jax.Array
 ) -> jax.Array:
-  r"""The index from the averages that :func:`characteristic_function` takes.
+  r"""Computes the index from the means in :func:`characteristic_function`.
 
   Args:
-    lack: the mean of 1 - cos(tz), of which nothing cancels, at t = 0.2 and 1,
-      [2].
+    lack: the mean of 1 - cos(tz) at t = 0.2 and 1, computed without
+      cancellation, [2].
     sine: the mean of sin(tz), [2].
 
   Returns:
-    The index, float32 [], clipped to at most 2; 0 where it comes out <= 0.
+    The index, float32 [], clipped to [0, 2].
   """
   square = lack**2 - 2 * lack + sine**2  # |phi(t)|^2 - 1
   decay = -jnp.log1p(jnp.clip(square, _EPSILON - 1, -_EPSILON))
@@ -270,18 +278,19 @@ def index_of_characteristic_function(
 def characteristic_function_standard_error(
   tail_index: ArrayLike, n: int
 ) -> jax.Array:
-  r"""Standard error of :func:`characteristic_function` (derived here).
+  r"""Computes the standard error of :func:`characteristic_function`.
 
-  With :math:`\phi(t) = e^{-t^\alpha}` and the delta method, where the scale and
-  the location drop out to first order,
+  It is derived here by the delta method, with :math:`\phi(t) = e^{-t^\alpha}`;
+  the scale and the location have no effect to first order:
 
   .. math::
     \frac{1}{\sqrt n |\log 0.2|} \Bigl( \sum_{s,t \in \{0.2, 1\}}
       \pm \frac{(\phi(s+t) + \phi(s-t))/2 - \phi(s)\phi(t)}
         {\phi(s)\, s^\alpha \, \phi(t)\, t^\alpha} \Bigr)^{1/2}
 
-  with minus for s != t. Within 5 percent for alpha in [0.5, 1.95] (measured,
-  n = 1024); at 2, where half of the estimates are clipped, too large.
+  The sign is minus for s != t. The result is within 5 percent for alpha in
+  [0.5, 1.95] (measured, n = 1024). At 2, where half of the estimates are
+  clipped, it is too large.
   """
   a = jnp.asarray(tail_index, jnp.float32)
 
