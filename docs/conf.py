@@ -6,9 +6,13 @@ import pathlib
 import re
 
 from docutils import nodes
+import jax
+from jax.typing import ArrayLike
+import optax
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.nodes import make_refnode
+from sphinx.util.typing import stringify_annotation
 
 import htga_optax
 
@@ -44,6 +48,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
+nb_merge_streams = True
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 
@@ -54,6 +59,7 @@ autosummary_generate = False
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 80
 python_display_short_literal_types = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -79,8 +85,22 @@ html_theme_options = {
   "use_repository_button": True,
   "use_source_button": True,
   "use_download_button": False,
+  "navbar_persistent": [],
   "show_navbar_depth": 1,
   "show_toc_level": 2,
+}
+
+# Python writes out the types that these names stand for; the longest come first.
+ALIASES = {
+  stringify_annotation(written_out, "smart"): f"~{name}"
+  for name, written_out in {
+    "htga_optax.Argument": htga_optax.Argument,
+    "optax.ScalarOrSchedule": optax.ScalarOrSchedule,
+    "optax.Schedule": optax.Schedule,
+    "optax.Updates": optax.Updates,
+    "jax.typing.ArrayLike": ArrayLike,
+    "jax.Array": jax.Array,
+  }.items()
 }
 
 LINK = re.compile(r"(?<!!)(\[[^\]]*\]\()([^)#:]+)(#[^)]*)?\)")
@@ -101,6 +121,16 @@ def link_to_repository(app: Sphinx, page: str, source: list[str]) -> None:
     return f"{text}{REPOSITORY}/{kind}/main/{path.relative_to(ROOT)}{anchor})"
 
   source[0] = LINK.sub(link, source[0])
+
+
+def name_types(app, what, name, value, options, arguments, returns):
+  """Writes the names of types instead of what they stand for."""
+  if arguments is None:  # no function
+    return None
+  for written_out, alias in ALIASES.items():
+    arguments = arguments.replace(written_out, alias)
+    returns = returns and returns.replace(written_out, alias)
+  return arguments, returns
 
 
 def mark_literals(app, what, name, value, options, lines: list[str]) -> None:
@@ -172,6 +202,7 @@ def check_entries(app: Sphinx, env) -> None:
 def setup(app: Sphinx) -> None:
   """Connects the functions above; Sphinx calls it."""
   app.connect("source-read", link_to_repository)
+  app.connect("autodoc-process-signature", name_types)
   app.connect("autodoc-process-docstring", mark_literals, priority=400)
   app.connect("missing-reference", resolve, priority=400)
   app.connect("env-check-consistency", check_entries)
