@@ -42,7 +42,7 @@ def ew_log_moment(decay: ArrayLike = 0.99) -> StreamingEstimator:
   Here n is the effective number of values and m the average of :math:`\log|x|`.
   This is West's form with fading weights, which subtracts no squares.
 
-  The values are signed values of a symmetric stable law, such as one fixed
+  It is for signed values of a symmetric stable law, such as one fixed
   coordinate or one fixed projection of the gradient. The estimate is wrong for
   norms, which `track_tail_index` passes: norms do not follow such a law. The
   logarithm of the norm of an isotropic stable vector with many entries varies
@@ -165,8 +165,8 @@ def ew_characteristic_function(
   estimate is too low for hundreds of steps; after a tenfold fall, the error is
   smaller.
 
-  The values are signed values of a symmetric stable law. The estimate is wrong
-  for norms, as explained in :func:`ew_log_moment`.
+  It is for signed values of a symmetric stable law. The estimate is wrong for
+  norms, as explained in :func:`ew_log_moment`.
 
   Args:
     decay: d, in (0, 1). The interval uses the error of (1 + d)/(1 - d)
