@@ -1,18 +1,21 @@
-"""Norms of trees in float32 that neither overflow nor vanish.
+"""Computes norms of trees in float32 that neither overflow nor vanish.
+
+The sum in
 
     ||g|| = sqrt(sum_i |g_i|^2)
 
-is summed in float32, whatever the leaves are: a float16 norm overflows at
-65504, and a bfloat16 norm cannot tell neighbours apart. Squares leave the range
-of float32 beyond 1e19 and below 1e-23. Only then is the sum taken again,
+is float32 for leaves of every dtype. A float16 norm would overflow at 65504,
+and a bfloat16 norm has too few digits to distinguish norms that are close.
+Squares leave the range of float32 for entries above 1e19 and below 1e-23. Only
+in this case a second sum is computed,
 
     ||g|| = sqrt(sum_i |c g_i|^2) / c,    c = 2^-70 or 2^70,
 
-under `lax.cond`, so that the common case reads the gradient once. Leaves are
-reduced to numbers where they are: no leaf is raveled, concatenated or gathered,
-and there is no collective unless `shard_axis_name` asks for one. (The second
-sum of :func:`norm` adds squares of leaves of one shape first, which compiles
-sooner; where an Auto mesh shards them differently, XLA moves them.)
+under `lax.cond`, so that the common case reads the gradient once. Each leaf is
+reduced to a number where it is stored. No leaf is raveled, concatenated or
+gathered, and there is no collective without `shard_axis_name`. (The second sum
+of :func:`norm` first adds the squares of leaves of one shape, which compiles
+faster. Where an Auto mesh shards these leaves differently, XLA moves them.)
 """
 
 import collections
@@ -30,11 +33,11 @@ from htga_optax._layers import PerLayer, is_floating, layers_of, leaf_name
 
 AxisName = str | tuple[str, ...] | None
 
-# A smaller norm is taken again. An entry that vanishes when squared (below
-# 1e-23) is then at most 1e-13 of the norm.
+# A smaller norm is computed again. In other norms, an entry whose square
+# vanishes (below 1e-23) is at most 1e-13 of the norm.
 _SMALLEST = 1e-10
 _TINY = 1e-30
-# Up to so many entries, a conditional costs more than a second read.
+# Up to this size, a conditional costs more than a second read.
 _SMALL_LEAF = 2**14
 
 
@@ -42,14 +45,16 @@ def norm(tree: Any, shard_axis_name: AxisName = None) -> jax.Array:
   """The Euclidean norm of all leaves together.
 
   Args:
-    tree: real or complex floating-point leaves; None leaves are left out.
-    shard_axis_name: mapped axes of `jax.shard_map` or `jax.pmap` over which the
-      leaves are split; None where every device has whole leaves, and under jit.
+    tree: a tree of real or complex floating-point leaves. None leaves are left
+      out.
+    shard_axis_name: the mapped axes of `jax.shard_map` or `jax.pmap` over which
+      the leaves are split. None under jit, and where every device has whole
+      leaves.
 
   Returns:
-    The norm, float32 []; inf or nan where entries are, or where the norm itself
-    is beyond float32. Entries below 1e-38 count as zero, as everywhere in XLA.
-    The gradient at a zero tree is zero.
+    The norm, float32 []. It is inf or nan where an entry is, and inf where the
+    norm itself is beyond float32. Entries below 1e-38 count as zero, as
+    everywhere in XLA. The gradient at a zero tree is zero.
 
   Raises:
     TypeError: a leaf is not floating point.
@@ -73,8 +78,9 @@ def layer_norms(
 
   Args:
     tree: as in :func:`norm`.
-    per_layer: True for a layer a leaf, or a regular expression that matches the
-      paths of leaves with stacked layers; see :func:`htga_optax.layer_names`.
+    per_layer: True if every leaf is a layer, or a regular expression that
+      matches the paths of leaves with stacked layers; see
+      :func:`htga_optax.layer_names`.
     shard_axis_name: as in :func:`norm`.
 
   Returns:
@@ -100,12 +106,12 @@ def layer_norms(
 def over_shards(
   shard_norms: jax.Array, shard_axis_name: AxisName, mean: bool = False
 ) -> jax.Array:
-  """Joins the norms of the shards of a tree, without overflow.
+  """Combines the norms of the shards of a tree, without overflow.
 
   Args:
-    shard_norms: each shard's norms, float32 [...].
-    shard_axis_name: as in :func:`norm`; None returns the norms as they are.
-    mean: whether to take the root mean square over shards instead.
+    shard_norms: the norms of this device's shard, float32 [...].
+    shard_axis_name: as in :func:`norm`. None returns the norms unchanged.
+    mean: whether to return the root mean square over shards instead.
   """
   if shard_axis_name is None:
     return shard_norms
@@ -117,17 +123,17 @@ def over_shards(
 
 
 def scale(tree: Any, factor: jax.Array, per_layer: PerLayer = False) -> Any:
-  """Multiplies a tree by a number, or every layer by its own.
+  """Multiplies a tree by one number, or every layer by its own.
 
   Args:
     tree: the updates.
-    factor: float32 [], or [layers] if `per_layer`; 0 gives zeros, whatever the
-      leaf holds.
+    factor: float32 [], or [layers] if `per_layer`. A factor of 0 gives zeros,
+      also for entries that are not finite.
     per_layer: as in :func:`layer_norms`; False for one factor.
 
   Returns:
-    The scaled tree; every leaf keeps its dtype. A leaf of less than 32 bits is
-    multiplied in float32 and saturates at its dtype's largest value.
+    The scaled tree. Every leaf keeps its dtype. A leaf of less than 32 bits is
+    multiplied in float32 and clipped to the range of its dtype.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -153,12 +159,12 @@ def scale(tree: Any, factor: jax.Array, per_layer: PerLayer = False) -> Any:
 
 
 def add(x: ArrayLike, y: ArrayLike, keep: jax.Array) -> jax.Array:
-  """The sum of two leaves in x's dtype, at most its largest number.
+  """Adds two leaves in the dtype of x, and clips the sum to its range.
 
   Args:
-    x: the leaf whose dtype counts.
-    y: what to add.
-    keep: bool []; zero where it is false.
+    x: the leaf that sets the dtype.
+    y: the leaf to add.
+    keep: bool []; where it is false, the result is zero.
   """
   x, y = jnp.asarray(x), jnp.asarray(y)
   if jnp.iscomplexobj(x):
@@ -176,13 +182,13 @@ def wide_dtype(x: ArrayLike) -> Any:
 
 
 def _floating(tree: Any) -> list[jax.Array]:
-  """The leaves, or a sentence on the first that is not floating point."""
+  """Returns the leaves; raises for the first that is not floating point."""
   for path, x in jax.tree.leaves_with_path(tree):
     if not is_floating(x):
       raise TypeError(
         f"updates must be floating point, got {_kind(x)} at"
-        f" {leaf_name(path) or 'the root'!r}: put None there, or leave it out"
-        " by optax.masked."
+        f" {leaf_name(path) or 'the root'!r}: put None there, or exclude it"
+        " with optax.masked."
       )
   return [jnp.asarray(x) for x in jax.tree.leaves(tree)]
 
@@ -191,11 +197,12 @@ def _kind(x: Any) -> str:
   return str(x.dtype) if hasattr(x, "dtype") else type(x).__name__
 
 
-@jax.jit  # traced once where a tracker and a listener measure the same tree
+@jax.jit  # traced once if a tracker and a listener measure the same tree
 def _norm(leaves: list[jax.Array]) -> jax.Array:
   total = functools.reduce(operator.add, _sums(leaves))
-  # All below reads the root, which XLA takes once: sums it would take again.
-  r = jnp.sqrt(jnp.maximum(total, _TINY))  # with a finite derivative
+  # The code below uses the root, which XLA computes once. If it used the sums,
+  # XLA would compute them again.
+  r = jnp.sqrt(jnp.maximum(total, _TINY))  # has a finite derivative
 
   def again():
     c = _unit(r)
@@ -221,7 +228,8 @@ def _layer_norms(
     return lax.cond(jnp.all(_is_usual(r)), lambda: r, read)
 
   r = joined(each)
-  # Only large leaves that need it are read again: a layer of zeros is not rare.
+  # Of the large leaves, only those that need it are read again, since a layer
+  # of zeros is common.
   return lax.cond(
     jnp.all(_is_usual(r)),
     lambda: r,
@@ -239,7 +247,7 @@ def _is_usual(r: jax.Array) -> jax.Array:
 
 
 def _unit(r: jax.Array) -> jax.Array:
-  """What brings the squares of a norm into the range of float32."""
+  """The factor that brings the squares into the range of float32."""
   return jnp.where(
     r < _SMALLEST, 2.0**70, jnp.where(r < jnp.inf, 1.0, 2.0**-70)
   )
@@ -255,14 +263,14 @@ def _sums(
 
 
 def _sum_of_squares(x: jax.Array, c: ArrayLike, is_stacked: bool) -> jax.Array:
-  """The sum of |c x|^2 in float32: [], or [layers] of stacked ones."""
+  """The sum of |c x|^2 in float32, []; or [layers] for stacked layers."""
   if is_stacked:
     c = jnp.reshape(jnp.asarray(c), (-1, *[1] * (x.ndim - 1)))
   return jnp.sum(_squares(x, c), axis=range(int(is_stacked), x.ndim))
 
 
 def _sum_by_shape(leaves: list[jax.Array], c: jax.Array) -> jax.Array:
-  """The sum of |c x|^2: slower than leaf by leaf, compiled sooner."""
+  """The sum of |c x|^2; slower than leaf by leaf, but compiles faster."""
   alike = collections.defaultdict(list)
   for x in leaves:
     alike[jax.typeof(x)].append(_squares(x, c))
@@ -278,7 +286,7 @@ def _squares(x: jax.Array, c: ArrayLike) -> jax.Array:
 
 
 def _sqrt(x: jax.Array) -> jax.Array:
-  """The square root, with derivative zero at zero."""
+  """The square root, with a derivative of zero at zero."""
   return jnp.where(x == 0, 0.0, jnp.sqrt(jnp.where(x == 0, 1.0, x)))
 
 

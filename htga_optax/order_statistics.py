@@ -1,38 +1,40 @@
-"""Order statistics of a stream and of large arrays, without a sort.
+"""Finds order statistics of streams and of large arrays, without a sort.
 
-A window of the W last values is held twice: in order of arrival, so that the
-oldest is known, and in ascending order a_0 <= ... <= a_(W-1). A new value x
-replaces the oldest value o. Where x >= o, the values below o stay, and the
-rest moves down by one with x put in its place, which is a median of three:
+A window keeps the last W values twice: in order of arrival, which gives the
+oldest value, and in ascending order a_0 <= ... <= a_(W-1). A new value x
+replaces the oldest value o. Where x >= o, the values below o and above x stay.
+Those between move down by one, and x is put above them. A median of three does
+this:
 
     a'_i = a_i                          if a_i < o
     a'_i = median(a_i, x, a_(i+1))      otherwise,   a_W = +inf
 
-and where x < o the mirror image,
+Where x < o, the mirror image holds:
 
     a'_i = a_i                          if a_i > o
     a'_i = median(a_(i-1), x, a_i)      otherwise,   a_(-1) = -inf.
 
-That is one pass of comparisons over W numbers: no search, no sort, no gather,
-alike under vmap, and the result is the sorted window to the last bit.
+This is one pass of comparisons over W numbers, also under vmap. It needs no
+search, no sort and no gather. The result is the sorted window to the last bit.
 
-The k-th largest of n entries, x_(k), is found by counting alone. With
+Counts alone find the k-th largest of n entries,
 
-    N(t) = #{i : x_i >= t},    x_(k) = max {t : N(t) >= k},
+    x_(k) = max {t : N(t) >= k},    N(t) = #{i : x_i >= t},
 
-as N falls from n to 0. Read as integers, the bits b of the floats that are not
-negative are in order, and so are those of the negative ones with all bits but
-the sign flipped. So N(0) >= k tells the sign of x_(k), hence the flip, and
-then its integer p is found digit by digit from the top, two bits a pass:
+since N falls from n to 0. The bits of floats that are not negative, read as
+integers, are in the order of the floats. The same holds for negative floats
+once all bits except the sign are flipped. N(0) >= k determines the sign of
+x_(k), and with it whether to flip. Each pass then determines two more bits of
+its integer p, from the top:
 
-    p <- p + d 2^s,    d = #{j in 1..3 : N(p + j 2^s) >= k},
+    p <- p + d 2^s,    d = #{j in 1..3 : N(p + j 2^s) >= k}.
 
-sixteen passes over float32, eight over sixteen bits. Counts add up over leaves
-and over devices: no entry is ever moved, and the result is an entry of x to
-the last bit. The three counts of a pass come from one read of x.
+This takes sixteen passes for float32 and eight for 16-bit floats. A pass reads
+x once for its three counts. Counts are added over leaves and over devices, so
+that no entry is moved. The result is an entry of x to the last bit.
 
-Where x is sharded under jit, each device counts in its own part of x, and the
-counts are gathered and added: a few numbers a pass, and never entries of x.
+Where x is sharded under jit, each device counts in its own part of x. The
+counts are gathered and added: a few numbers per pass, and never entries of x.
 """
 
 import functools
@@ -53,8 +55,8 @@ from htga_optax._states import known_state
 class SortedWindow(NamedTuple):
   """The last W values of a stream, in order of arrival and of size.
 
-  Values must not be negative: a slot that was never filled holds -1, so that
-  the window is full once `ascending[0]` is at least 0.
+  Values must not be negative. An unfilled slot holds -1, so that the window is
+  full once `ascending[0]` is at least 0.
 
   Attributes:
     arrivals: the values, oldest first, float32 [W].
@@ -66,7 +68,7 @@ class SortedWindow(NamedTuple):
 
 
 def empty_window(window_size: int) -> SortedWindow:
-  """A window that has seen nothing.
+  """Makes a window without values.
 
   Args:
     window_size: W, static.
@@ -86,7 +88,7 @@ def empty_window(window_size: int) -> SortedWindow:
 
 
 def sorted_window(x: ArrayLike) -> SortedWindow:
-  """The full window of a series.
+  """Makes a full window of a series.
 
   Args:
     x: the values, oldest first, [W], not negative.
@@ -111,12 +113,12 @@ def sorted_window(x: ArrayLike) -> SortedWindow:
 
 
 def push(window: SortedWindow, x: ArrayLike) -> SortedWindow:
-  """Replaces the oldest value by a new one, in O(W).
+  """Replaces the oldest value by a new one, in O(W) operations.
 
   Args:
     window: the window so far.
-    x: the new value, [], not negative. A value that is not finite leaves the
-      window as it is.
+    x: the new value, [], not negative. A value that is not finite does not
+      change the window.
 
   Returns:
     The window with `x` in it.
@@ -148,9 +150,10 @@ def push(window: SortedWindow, x: ArrayLike) -> SortedWindow:
 
 
 def shift_in(values: jax.Array, x: jax.Array) -> jax.Array:
-  """The values without the first, and `x` behind them, in one kernel.
+  """Drops the first value and appends `x`, in one kernel.
 
-  With `x` as the padding, the transpose of `lax.pad` fails in a Python loop.
+  The padding is not `x`, since the transpose of `lax.pad` would then fail in a
+  Python loop.
   """
   shifted = lax.pad(values, jnp.zeros([], values.dtype), [(-1, 1, 0)])
   place = lax.iota(jnp.int32, values.size)
@@ -160,20 +163,20 @@ def shift_in(values: jax.Array, x: jax.Array) -> jax.Array:
 def spread_ties(
   ascending: jax.Array, count: jax.Array | int | None = None
 ) -> jax.Array:
-  r"""Spreads equal values over what their resolution leaves open.
+  r"""Spreads equal values over the interval that they were rounded from.
 
-  Values that were rounded are equal in blocks. A block of c values v becomes
+  Rounding makes blocks of equal values. A block of c values v becomes
 
   .. math:: v + h \Bigl(\frac{j - 1/2}c - \frac12\Bigr), \quad j = 1, ..., c
 
-  with h the distance to the nearer of the two values beside it: a sample whose
-  quantiles are those of the block. A value that stands alone stays as it is,
-  and so do values that are all equal.
+  with the distance h to the nearer of the two neighbouring values. This is a
+  sample with the quantiles of the block. A single value does not change, nor do
+  values that are all equal.
 
   Args:
     ascending: values in ascending order, finite, [n].
-    count: how many of the largest are values, an integer, []; those below them
-      only fill the array. None for n.
+    count: the number of values, an integer, []. They are the largest entries;
+      the entries below them only fill the array. None for n.
 
   Returns:
     The values, ascending, [n].
@@ -197,7 +200,7 @@ def spread_ties(
   return a + jnp.where(jnp.isfinite(h), h, 0.0) * share
 
 
-# Bits of the answer that a pass over the entries settles, by 2^bits - 1 counts.
+# A pass determines so many bits of the result, by 2^bits - 1 counts.
 _BITS_A_PASS = 2
 
 
@@ -214,41 +217,45 @@ def kth_largest(
     x_{(k)} = \max\,\{t : \#\{i : x_i \ge t\} \ge k\},
     \qquad x_{(1)} \ge x_{(2)} \ge \dots \ge x_{(n)}
 
-  It is the entry that sorting all n entries would put at place k from the end,
-  to the last bit. Entries stay where they are: there is no sort, and no entry
-  is gathered, reshaped or concatenated. Only counts are added up, over leaves
-  and devices. A sharded `x` needs no argument under jit, with Auto and Explicit
-  meshes: each device counts in its part, and XLA gathers three numbers a device
-  and pass (once for each axis of the mesh that splits `x`). Under
-  `jax.shard_map` and `jax.pmap` give `shard_axis_name`.
+  The result is, to the last bit, the k-th entry from the end of the sorted
+  entries. There is no sort, and no entry is gathered, reshaped or concatenated.
+  Only counts are added, over leaves and devices.
+
+  Under jit, a sharded `x` needs no argument, with Auto and Explicit meshes.
+  Each device counts in its part, and XLA gathers three numbers per device and
+  pass (once for each axis of the mesh that splits `x`). Under `jax.shard_map`
+  and `jax.pmap`, pass `shard_axis_name`.
 
   A pass reads `x` once, for three counts, and takes no memory of the size of
-  `x`; float32 takes 17 passes, float16 and bfloat16 take nine.
+  `x`. float32 takes 17 passes, float16 and bfloat16 take nine.
 
   Args:
-    x: an array of any shape, or a tree of arrays, whose entries are ranked
-      together in the leaves' common dtype; float16, bfloat16, float32, or
-      float64 where x64 is enabled. None leaves are left out.
+    x: an array of any shape, or a tree of arrays, of dtype float16, bfloat16,
+      float32, or, where x64 is enabled, float64. All entries of a tree are
+      ranked together, in the common dtype of its leaves. None leaves are left
+      out.
     k: the rank, 1 for the maximum and n for the minimum, [], an integer. It
       may be traced; a traced k outside [1, n] gives nan. The cost does not
       depend on k.
-    shard_axis_name: the mapped axes over which `x` is split; n is then the
+    shard_axis_name: the mapped axes over which `x` is split. Then n is the
       number of entries on all devices, and every device gets the result. An `x`
-      that is replicated over an axis named here counts once per device. Without
-      it, each device ranks its own part.
+      that is replicated over one of these axes counts once per device. Without
+      this argument, each device ranks its own part.
     of_magnitudes: whether to rank the absolute values, without a copy of them.
 
   Returns:
-    The entry, [], in the dtype of `x`. It is nan if any entry is nan, whatever
-    k is (`np.sort` would count nans as the largest). -0.0 ranks below 0.0,
-    though they are equal for `==`. Subnormals, which XLA's arithmetic takes for
-    zero, are ranked by their values and returned unchanged; infinities are
-    ordinary entries. The gradient is zero, since the result is a threshold.
+    The entry, [], in the dtype of `x`. If any entry is nan, the result is nan
+    for every k (`np.sort` would count nans as the largest). -0.0 ranks below
+    0.0, although `==` finds them equal. Subnormals, which XLA's arithmetic
+    treats as zero, are ranked by their values and returned unchanged.
+    Infinities are ordinary entries. The gradient is zero, since the result is a
+    threshold.
 
   Raises:
     TypeError: `x` is not of one of these dtypes, or k is not an integer.
-    ValueError: `x` has no entries, k is a number outside [1, n] or not [], or
-      n is 2^31 or more without x64 (counts are int32, with x64 int64).
+    ValueError: `x` has no entries; or k is not a single number, or a number
+      outside [1, n]; or n is 2^31 or more without x64 (counts are int32, or
+      int64 with x64).
 
   Examples:
     >>> import jax.numpy as jnp
@@ -271,7 +278,7 @@ def kth_largest(
   if shard_axis_name is not None:
     n *= lax.psum(1, shard_axis_name)  # a number at trace time
   _checks.check_number("the size of x", n, lambda v: v >= 1, "be at least 1")
-  # int64 where it is needed, which is int32 again where x64 is not enabled.
+  # int64 where it is needed; without x64, JAX turns this into int32 again.
   count_dtype = dtypes.canonicalize_dtype(
     jnp.int64 if n >= 2**31 else jnp.int32
   )
@@ -336,9 +343,9 @@ def _kth_largest(
   p = jnp.where(positive, 0, smallest).astype(integer)
 
   def settle(i, p):
-    # Tied to p, so that the bits of x are not stored before the loop.
+    # The barrier ties x to p, so that XLA does not store the bits of x.
     now, _ = lax.optimization_barrier((leaves, p))
-    # The last pass may meet bits that are settled: their counts are below k.
+    # The last pass may include a bit that is known: its counts are below k.
     shift = jnp.maximum(digits - _BITS_A_PASS * (i + 1), 0).astype(integer)
     steps = [
       lax.shift_left(integer.type(j), shift) for j in range(1, 2**_BITS_A_PASS)
@@ -357,20 +364,20 @@ def _kth_largest(
 
 
 def sums(*terms: jax.Array) -> list[jax.Array]:
-  r"""Sums several arrays of one shape and dtype, in one read of them.
+  r"""Sums each of several arrays of one shape and dtype, in one pass.
 
   .. math:: s_j = \sum_i x_{j,i}
 
-  It is a variadic reduction. XLA fuses it with the code that makes the terms,
-  reads their inputs once, and compiles it sooner than a sum for each. Where the
-  terms are sharded under jit, each device sums its part, and the sums of the
-  parts are gathered.
+  This is a variadic reduction. XLA fuses it with the code that computes the
+  terms and reads their inputs once. It compiles faster than one sum per array.
+  Where the terms are sharded under jit, each device sums its part, and the sums
+  of the parts are gathered.
 
   Args:
     *terms: the arrays, [...].
 
   Returns:
-    A number [] for each, of their dtype.
+    One number [] per array, of their dtype.
 
   Raises:
     TypeError: shapes or dtypes differ.

@@ -1,21 +1,21 @@
-"""Streaming estimators: a sample that arrives one value a step.
+"""Estimates a tail index from a stream of values, one value per step.
 
-A streaming estimator is three pure functions, as a gradient transformation is
-two:
+A gradient transformation is a pair of pure functions. A streaming estimator is
+three of them:
 
     state = init()
-    state = update(state, x)      one more value
+    state = update(state, x)      adds one value
     tail_index, interval, drift, misfit = estimate(state)
 
-It ignores values that are not finite. An estimate is never nan: it is 0 while
+Values that are not finite are ignored. An estimate is never nan: it is 0 while
 there are too few values, and `LIGHTEST` (1e6) where the tail is lighter than
-any power law. States are pytrees of arrays of fixed shape, so that a scan
-carries them and `jax.vmap` runs one estimator per layer.
+any power law. A state is a pytree of arrays of fixed shape, so that
+`jax.lax.scan` can carry it and `jax.vmap` can run one estimator per layer.
 
     windowed_hill       Hill's estimator over the last W values
     windowed            any estimator over the last W values
     ew_hill, ew_log_moment, ew_characteristic_function
-                        with exponentially fading weights, in a few numbers
+                        exponentially fading weights, a state of a few numbers
 """
 
 from htga_optax.streaming._base import LIGHTEST as LIGHTEST

@@ -1,4 +1,4 @@
-"""What a streaming estimator is, and what it returns."""
+"""Defines the type of streaming estimators, and builds their results."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,19 +9,19 @@ from jax.typing import ArrayLike
 
 from htga_optax import estimators
 
-# What an estimate reads where the tail is lighter than any power law.
+# The estimate where the tail is lighter than any power law.
 LIGHTEST = 1e6
 
 
 class StreamingEstimator(NamedTuple):
-  """A tail index that follows a stream.
+  """Three functions that estimate a tail index from a stream of values.
 
   Attributes:
-    init: () -> state; the state is finite and has fixed shapes.
-    update: (state, x) -> state, for a value x of shape []; a value that is not
-      finite must leave the state as it is.
-    estimate: state -> :class:`estimators.TailEstimate`, finite; its index is 0
-      while there is no estimate.
+    init: () -> state. The state is finite and has fixed shapes.
+    update: (state, x) -> state, for a value x of shape []. A value that is not
+      finite must not change the state.
+    estimate: state -> :class:`estimators.TailEstimate`, which is finite. Its
+      index is 0 while there is no estimate.
   """
 
   init: Callable[[], Any]
@@ -36,15 +36,15 @@ def finite_estimate(
   drift: ArrayLike = 0.0,
   misfit: ArrayLike = 0.0,
 ) -> estimators.TailEstimate:
-  """The estimate, with zeros while it is not known, and without infinities.
+  """Builds a finite estimate: 0 while it is unknown, at most `LIGHTEST`.
 
   Args:
-    tail_index: the estimate, float32 []; inf or above `LIGHTEST` for a tail
-      that is lighter than any power law.
-    interval: its ends, float32 [2], finite.
-    known: bool []; where it is false, index and interval are 0.
-    drift: see :class:`estimators.TailEstimate`, finite.
-    misfit: likewise.
+    tail_index: the estimate, float32 []. For a tail that is lighter than any
+      power law, it is inf or above `LIGHTEST`.
+    interval: the ends of its interval, float32 [2], finite.
+    known: bool []; where it is false, index and interval become 0.
+    drift: as in :class:`estimators.TailEstimate`, finite.
+    misfit: as in :class:`estimators.TailEstimate`, finite.
   """
   zero_or = lambda x: jnp.where(known & ~jnp.isnan(x), x, 0.0)
   return estimators.TailEstimate(

@@ -1,4 +1,4 @@
-"""Hill's estimator with fading weights."""
+"""Estimates a tail index by Hill's formula with fading weights."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ from htga_optax.streaming._base import StreamingEstimator, finite_estimate
 
 
 class EwHillState(NamedTuple):
-  """What :func:`ew_hill` knows, each float32 [].
+  """The state of :func:`ew_hill`; each field is float32 [].
 
   Attributes:
-    weight: 1 - d^t, of t values.
+    weight: 1 - d^t after t values.
     log_threshold: the logarithm of the threshold.
-    log_distance: the average distance of the logarithms from it.
+    log_distance: the average distance of the values' logarithms from it.
     excess_sum: the fading sum of the log-excesses.
     exceedances: the fading count of the values above the threshold.
     squared_weights: the sum of their squared weights.
@@ -35,7 +35,7 @@ class EwHillState(NamedTuple):
 def ew_hill(
   decay: ArrayLike = 0.99, tail_fraction: ArrayLike = 0.1
 ) -> StreamingEstimator:
-  r"""Hill's estimator with fading weights over a threshold that follows.
+  r"""Hill's estimator with fading weights and a moving threshold.
 
   .. math::
     \hat\alpha = \frac{\sum_i d^{t-i} 1\{e_i > 0\}}
@@ -43,44 +43,48 @@ def ew_hill(
     e_i = \log x_i - q_{i-1}, \quad
     q_i = q_{i-1} + a_i \frac{\hat\xi_i}{p} (1\{e_i > 0\} - p)
 
-  The threshold's logarithm q follows the quantile 1 - p. The slope that its
-  step needs is the density there, and a Pareto tail has :math:`p/\xi`: the
-  mean excess :math:`\hat\xi` gives it, so that the step has the scale of the
-  logarithms, and what lies below the threshold, zeros included, counts only as
-  being there. (The mean is taken with half an exceedance more, of the size of
-  the average :math:`|e|`: until there are others, and to find back when there
-  are no more.) An excess is measured from the threshold before it, and
-  independent Pareto values exceed any threshold by exponential excesses: what
-  the threshold does costs no bias on them.
+  The logarithm q of the threshold follows the quantile 1 - p of the logarithms.
+  Its step is divided by their density at the threshold, which is
+  :math:`p/\xi` for a Pareto tail; the mean excess :math:`\hat\xi` estimates
+  :math:`\xi`. The step therefore has the scale of the logarithms. Values below
+  the threshold, zeros included, are only counted.
 
-  With the memory of a window of 256 (d = 0.9922), p = 25/256, it has the bias
-  and the noise of :func:`windowed_hill` at k = 25: medians of 1.53 on
-  Pareto(1.5), 2.47 on :math:`|t_3|`, 4.8 on half-normal values (window: 1.52,
-  2.48, 4.8), standard deviations of the logarithm of 0.20, 0.19, 0.17 (0.20,
-  0.19, 0.18); 96 and 83 percent of the intervals hold the index of the first
-  two (95 and 90, of intervals that span some bias). After the first 256 values
-  the noise is 15 percent larger. It takes longer to get over things: when the
-  level rises tenfold, chi-distributed norms of 1,000 entries, which have no
-  tail, read 1 to 3 for 256 steps and again above 50 after 800, and a single
-  value of 1e30 still lowers 1.5 to 1.1 after 400 steps; the window is clear of
-  either after 256. After a tenfold fall it repeats what it said or says nothing
-  for some 500 steps (figures of `benchmarks/estimates.py`, here and below).
+  :math:`\hat\xi` includes half an exceedance more, of the size of the average
+  :math:`|e|`. This starts the threshold while there are no exceedances, and
+  brings it back when there are no new ones. Each excess is measured from the
+  threshold before the value arrived. Independent Pareto values exceed any
+  threshold by exponential excesses, so that a moving threshold causes no bias
+  on them.
 
-  The drift is the share of exceedances less p, over its standard deviation on
-  independent values at a fixed threshold. (Following halves the variance.) It
-  says when the threshold has lost its quantile: it is beyond 2.5 for some 250
-  steps after that rise, and from 100 to 500 or so after that fall; otherwise in
-  less than 1 percent of independent series, but in a quarter of those with the
-  dependence of an AR(0.9). There is no test of misfit.
+  With the memory of a window of 256 (d = 0.9922) and p = 25/256, bias and noise
+  are those of :func:`windowed_hill` with k = 25. The noise is somewhat larger
+  right after the first 256 values. The intervals do not account for the bias:
+  83 percent of them contain the index of :math:`|t_3|`, against 90 percent of
+  those of the window.
+
+  The estimate recovers from a change more slowly than the window. After a
+  tenfold rise of the level, values without a tail look heavy-tailed for
+  hundreds of steps. A single huge value also lowers the estimate for hundreds
+  of steps. After a tenfold fall, the estimate repeats its last value or is 0
+  for about 500 steps. The figures are in `benchmarks/README.md` ("How far off
+  an estimate is, and how quickly it follows").
+
+  The drift is the share of exceedances minus p, divided by its standard
+  deviation on independent values at a fixed threshold. (With a moving threshold
+  the variance is half as large.) A large drift shows that the threshold is far
+  from its quantile. It is beyond 2.5 for hundreds of steps after such a rise or
+  fall. Without a change, it is beyond 2.5 in less than 1 percent of independent
+  series, but in a quarter of those with the dependence of an AR(0.9). Misfit is
+  not tested.
 
   Args:
-    decay: d, in (0, 1). The estimate rests on p(1 + d)/(1 - d) exceedances.
-    tail_fraction: p, the part of the values that is the tail, in (0, 1); more
-      is less noisy, more biased.
+    decay: d, in (0, 1). The estimate uses p(1 + d)/(1 - d) exceedances.
+    tail_fraction: p, the share of the values in the tail, in (0, 1). A larger
+      share gives less noise and more bias.
 
   Returns:
-    The estimator, for values that are not negative, in six numbers. The
-    interval is :func:`estimators.hill_interval` at the effective number of
+    The estimator, with a state of six numbers. Its values must not be negative.
+    The interval is :func:`estimators.hill_interval` at the effective number of
     exceedances.
 
   Raises:
@@ -98,10 +102,10 @@ def ew_hill(
 
   References:
     Tierney (1983), A space-efficient recursive procedure for estimating a
-    quantile of an unknown distribution, SIAM J. Sci. Stat. Comput. 4(4), whose
-    step is the density's too; Robbins and Monro (1951), A stochastic
-    approximation method, Annals of Mathematical Statistics 22(3). Their use
-    for a moving threshold of Hill's estimate is this package's.
+    quantile of an unknown distribution, SIAM J. Sci. Stat. Comput. 4(4), which
+    also divides the step by the density; Robbins and Monro (1951), A stochastic
+    approximation method, Annals of Mathematical Statistics 22(3). Their use for
+    a moving threshold of Hill's estimator is this package's own.
   """
   check = lambda v: 0 < v < 1
   _checks.check_number("decay", decay, check, "be in (0, 1)")
@@ -130,7 +134,7 @@ def ew_hill(
     threshold += step * mean_excess / p * (exceeds - p)
     new = EwHillState(
       weight=weight,
-      # Bounded where more than 1 - p of the values are zero.
+      # The bounds matter where more than 1 - p of the values are zero.
       log_threshold=jnp.clip(threshold, _fading.LOG_TINY, _fading.LOG_HUGE),
       log_distance=distance,
       excess_sum=excess_sum,
@@ -158,8 +162,8 @@ def ew_hill(
       tail_index,
       estimators.hill_interval(tail_index, jnp.where(known, k, 1.0)),
       known,
-      # No value has exceeded the threshold while zero or equal values alone
-      # came. After a fall of the level the drift is there without an index.
+      # The drift is 0 while all values are zero or equal, since none exceeds
+      # the threshold. After a fall, there may be a drift without an index.
       drift=jnp.where(squares > 0, drift, 0.0),
     )
 

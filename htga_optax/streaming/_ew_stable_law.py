@@ -1,4 +1,4 @@
-"""Estimators of a symmetric stable law with fading weights."""
+"""Estimates the index of a symmetric stable law with fading weights."""
 
 import math
 from typing import NamedTuple
@@ -18,12 +18,12 @@ from htga_optax.streaming._base import (
 
 
 class EwLogMomentState(NamedTuple):
-  """What :func:`ew_log_moment` knows, each float32 [].
+  """The state of :func:`ew_log_moment`; each field is float32 [].
 
   Attributes:
-    weight: 1 - d^t, of t values.
+    weight: 1 - d^t after t values.
     mean: the average of log|x|.
-    variance: the average of its squared distance from the mean.
+    variance: the average squared distance of log|x| from the mean.
   """
 
   weight: jax.Array
@@ -39,24 +39,26 @@ def ew_log_moment(decay: ArrayLike = 0.99) -> StreamingEstimator:
       - \frac12\Bigr)^{-1/2}, \quad
     V_t = (1 - a_t) \bigl(V_{t-1} + a_t (\log|x_t| - m_{t-1})^2\bigr)
 
-  with the average m of log|x|; no squares are subtracted (West's form, with
-  weights that fade).
+  Here n is the effective number of values and m the average of :math:`\log|x|`.
+  This is West's form with fading weights, which subtracts no squares.
 
-  It takes the signed values of a symmetric stable law. On norms, which is what
-  `track_tail_index` feeds, it is wrong: they are no such law, and the norm of
-  an isotropic stable vector of many entries varies less in its logarithm than
-  an entry does, so that it reads light. Meaningful are one fixed coordinate, a
-  fixed projection of the gradient. With the memory of 256 values, a tenfold
-  change of scale, up or down, reads as 0.9 at an index of 1.5 after 64 to 128
-  steps and as 1.43 after 512 (`benchmarks/estimates.py`).
+  It is for signed values of a symmetric stable law, such as one fixed
+  coordinate or one fixed projection of the gradient. The estimate is wrong for
+  norms, which `track_tail_index` passes: norms do not follow such a law. The
+  logarithm of the norm of an isotropic stable vector with many entries varies
+  less than that of one entry, so that the estimate is too large. With the
+  memory of 256 values, a tenfold change of scale, up or down, still lowers the
+  estimate after 512 steps, from 1.5 to 1.43. More figures are in
+  `benchmarks/README.md`.
 
   Args:
-    decay: d, in (0, 1). The interval takes the error on (1 + d)/(1 - d)
-      independent values, which with 0.99 is 17 percent at 1.5.
+    decay: d, in (0, 1). The interval uses the error of (1 + d)/(1 - d)
+      independent values. With d = 0.99, it is 17 percent at an index of 1.5.
 
   Returns:
-    The estimator, in three numbers. Zeros, which have no logarithm, leave the
-    state as it is; the index is 1e6 where V is too small for a stable law.
+    The estimator, with a state of three numbers. Zeros have no logarithm and do
+    not change the state. The index is 1e6 where V is too small for a stable
+    law.
 
   Raises:
     ValueError: `decay` outside (0, 1).
@@ -84,16 +86,16 @@ def ew_log_moment(decay: ArrayLike = 0.99) -> StreamingEstimator:
 
   def update(state, x):
     size = jnp.abs(jnp.asarray(x, jnp.float32))
-    heard = jnp.isfinite(size) & (size >= _fading.TINY)
+    usable = jnp.isfinite(size) & (size >= _fading.TINY)
     weight, step = _fading.step(_fading.strong(decay), state.weight)
-    # Older versions of XLA compare a subnormal as if it were normal.
+    # Older versions of XLA compare a subnormal like a normal number.
     away = jnp.log(jnp.maximum(size, _fading.TINY)) - state.mean
     new = EwLogMomentState(
       weight=weight,
       mean=state.mean + step * away,
       variance=(1 - step) * (state.variance + step * away**2),
     )
-    return optax.tree.where(heard, new, state)
+    return optax.tree.where(usable, new, state)
 
   def estimate(state):
     known = _fading.is_enough(state.weight) & (state.variance > 0)
@@ -110,13 +112,13 @@ def ew_log_moment(decay: ArrayLike = 0.99) -> StreamingEstimator:
 
 
 class EwCharacteristicFunctionState(NamedTuple):
-  """What :func:`ew_characteristic_function` knows.
+  """The state of :func:`ew_characteristic_function`.
 
   Attributes:
     started: whether there was a value, bool [].
-    weight: 1 - d^t, of t values after the first, float32 [].
-    location: where the phase at 1 is zero, float32 [].
-    log_scale: the average of the log-distance from it, float32 [].
+    weight: 1 - d^t after t values that follow the first, float32 [].
+    location: the location, at which the phase at 1 is zero, float32 [].
+    log_scale: the average logarithm of the distance from it, float32 [].
     lack: the averages of 1 - cos(tz) at t = 0.2 and 1, float32 [2].
     sine: the averages of sin(tz), float32 [2].
   """
@@ -139,43 +141,41 @@ def ew_characteristic_function(
       \Big/ \log 0.2, \qquad
     z_t = \frac{x_t - m_{t-1}}{c_t}
 
-  with the averages of :math:`\cos tz` and :math:`\sin tz` in
-  :math:`\hat\phi(t)`. Neither location nor scale matters to first order, and
-  quartiles need not be followed: the scale c is the geometric mean of the
-  distances,
+  :math:`\hat\phi(t)` consists of the averages of :math:`\cos tz` and
+  :math:`\sin tz`. Neither location nor scale matters to first order, so that
+  quartiles are not needed. The scale c is the geometric mean of the distances,
 
   .. math:: \log c_t = \log c_{t-1}
-    + a_t (\log|x_t - m_{t-1}| - \log c_{t-1}),
+    + a_t (\log|x_t - m_{t-1}| - \log c_{t-1}).
 
-  which for a stable law is its scale times :math:`e^{\gamma(1/\alpha-1)}`
-  (:math:`\gamma = 0.577`), and the location m is where the phase at 1 is zero,
-  :math:`E \sin z = 0`. The slope of that is :math:`-|\phi(1)|/c`, about
-  :math:`-1/(ec)`:
+  For a stable law, this is its scale times :math:`e^{\gamma(1/\alpha-1)}`
+  (:math:`\gamma = 0.577`). At the location m, the phase at 1 is zero,
+  :math:`E \sin z = 0`. The slope of this equation is :math:`-|\phi(1)|/c`,
+  about :math:`-1/(ec)`:
 
   .. math:: m_t = m_{t-1} + a_t \, e c_t \sin z_t
 
-  No value moves it by more than :math:`a_t e c`.
+  A value moves the location by at most :math:`a_t e c`.
 
-  With the memory of 256 values it has the noise of the batch form on 256:
-  standard deviations of the logarithm of 0.101, 0.067, 0.051 at alpha = 1, 1.5,
-  1.8 (batch 0.103, 0.070, 0.051), medians of 1.01, 1.51, 1.81, and intervals
-  that cover 94, 96 and 91 percent (95, 94, 92). (A scale held where
-  :math:`|\phi(1)|` is 1/e, by :math:`E \cos z = 1/e`, is no better in the long
-  run and settles much later.) After a tenfold rise 1.5 reads 0.9 for 128 steps
-  and 1.43 after 512, after a tenfold fall 1.4 and 1.5
-  (`benchmarks/estimates.py`).
+  With the memory of 256 values, it has the noise of the batch form on 256
+  values: at an index of 1.5, the standard deviation of the logarithm is 0.067,
+  against 0.070. More figures are in `benchmarks/README.md`. (Another scale
+  keeps :math:`|\phi(1)|` at 1/e, by :math:`E \cos z = 1/e`. It is not better in
+  the long run and settles much later.) After a tenfold rise of the scale, the
+  estimate is too low for hundreds of steps; after a tenfold fall, the error is
+  smaller.
 
-  It takes the signed values of a symmetric stable law; of what
-  :func:`ew_log_moment` says on norms, all holds here.
+  It is for signed values of a symmetric stable law. The estimate is wrong for
+  norms, as explained in :func:`ew_log_moment`.
 
   Args:
-    decay: d, in (0, 1). The interval takes the error on (1 + d)/(1 - d)
+    decay: d, in (0, 1). The interval uses the error of (1 + d)/(1 - d)
       independent values.
 
   Returns:
-    The estimator, in eight numbers. A value that equals the location, or is
-    too far from it for float32, leaves the state as it is. The interval may
-    reach beyond 2, the estimate does not.
+    The estimator, with a state of eight numbers. A value does not change the
+    state if it equals the location or is too far from it for float32. The
+    interval may extend beyond 2; the estimate does not.
 
   Raises:
     ValueError: `decay` outside (0, 1).
@@ -192,8 +192,8 @@ def ew_characteristic_function(
     1.04 (0.97 to 1.11)
 
   References:
-    Press (1972), see :func:`estimators.characteristic_function`. How location
-    and scale are followed is this package's.
+    Press (1972), see :func:`estimators.characteristic_function`. The updates of
+    location and scale are this package's own.
   """
   _checks.check_number("decay", decay, lambda v: 0 < v < 1, "be in (0, 1)")
   points = jnp.asarray(estimators.POINTS, jnp.float32)
@@ -212,12 +212,12 @@ def ew_characteristic_function(
     x = jnp.asarray(x, jnp.float32)
     away = x - state.location
     distance = jnp.abs(away)
-    heard = state.started & (distance >= _fading.TINY) & (distance < jnp.inf)
+    usable = state.started & (distance >= _fading.TINY) & (distance < jnp.inf)
     weight, step = _fading.step(_fading.strong(decay), state.weight)
-    log_distance = jnp.log(jnp.where(heard, distance, 1.0))
+    log_distance = jnp.log(jnp.where(usable, distance, 1.0))
     log_scale = state.log_scale + step * (log_distance - state.log_scale)
     scale = jnp.exp(jnp.clip(log_scale, _fading.LOG_TINY, _fading.LOG_HUGE))
-    z = jnp.clip(away / scale, -1e6, 1e6)  # beyond, a phase is rounding
+    z = jnp.clip(away / scale, -1e6, 1e6)  # beyond, phases are rounding
     location = state.location + step * math.e * jnp.sin(z) * scale
     lack = 2 * jnp.sin(points / 2 * z) ** 2
     new = EwCharacteristicFunctionState(
@@ -230,11 +230,11 @@ def ew_characteristic_function(
     )
     begun = state._replace(started=state.started | True, location=x)
     state = optax.tree.where(~state.started & jnp.isfinite(x), begun, state)
-    return optax.tree.where(heard, new, state)
+    return optax.tree.where(usable, new, state)
 
   def estimate(state):
     enough = _fading.is_enough(state.weight)
-    # Those of a Cauchy law, near enough, while there are too few values.
+    # About those of a Cauchy law while there are too few values.
     tail_index = estimators.index_of_characteristic_function(
       jnp.where(enough, state.lack, jnp.float32([0.18, 0.63])),
       jnp.where(enough, state.sine, 0.0),

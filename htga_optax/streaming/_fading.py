@@ -1,32 +1,34 @@
-r"""Tail indices from exponentially weighted averages, in a few numbers.
+r"""Computes the weights of exponentially weighted estimators.
 
-With a decay d, the average of a stream x_1, x_2, ... and its debiased form are
+The debiased, exponentially weighted average of a stream x_1, x_2, ... with
+decay d is
 
-    m_t = m_(t-1) + a_t (x_t - m_(t-1)),    a_t = (1 - d)/(1 - d^t),
+    m_t = m_(t-1) + a_t (x_t - m_(t-1)),    a_t = (1 - d)/(1 - d^t).
 
-the plain mean while t is small, and with a memory of 1/(1 - d) values later.
-Its weights are worth
+It is the plain mean while t is small, and has a memory of 1/(1 - d) values
+later. Its weights w are worth
 
     n = (sum w)^2/(sum w^2) = (1 + d)/(1 - d) (1 - d^t)/(1 + d^t)
 
-equally weighted values: 0.99 has the noise of a window of 199. A window forgets
-a value all at once, an average never quite: after 1/(1 - d) values more, a
-third of it is left.
+equally weighted values. With d = 0.99, the noise is that of a window of 199
+values. A window forgets a value in one step, but an average never forgets it
+completely. After 1/(1 - d) more values, a third of its weight is left.
 
-What is averaged must be measured against a threshold, a location, or a scale
-that is not known. Each is followed by stochastic approximation with the same
-a_t: a parameter v for which E g(x, v) = 0 moves as
+The averages depend on an unknown threshold, location or scale. Stochastic
+approximation with the same a_t follows it. A parameter v for which
+E g(x, v) = 0 moves as
 
-    v_t = v_(t-1) - a_t g(x_t, v_(t-1))/slope,    slope = d/dv E g(x, v),
+    v_t = v_(t-1) - a_t g(x_t, v_(t-1))/slope,    slope = d/dv E g(x, v).
 
-which at the start is Robbins and Monro's 1/t, with the noise of the sample's
-own solution if the slope is right, and with a constant d a moving one.
+At the start, a_t is the step 1/t of Robbins and Monro. If the slope is right, v
+then has the noise of the solution on the sample itself. Later, a constant d
+lets v follow a parameter that moves.
 
-Each is a :class:`StreamingEstimator`, for `track_tail_index`. None
-says anything before its weights (Hill's: those of its exceedances) are worth
-half of what they will be, after some 1.1/(1 - d) values. No average knows the
-order of its values: the intervals are those of independent ones, and too narrow
-on others.
+Each estimator is a :class:`StreamingEstimator`, for `track_tail_index`. It has
+no estimate before n reaches half of its limit, after about 1.1/(1 - d) values;
+`ew_hill` counts the weights of its exceedances only. The averages do not
+account for the order of the values. The intervals assume independent values,
+and are too narrow for dependent ones.
 """
 
 import jax
@@ -36,9 +38,9 @@ import numpy as np
 
 TINY = float(np.finfo(np.float32).tiny)
 HUGE = float(np.finfo(np.float32).max)
-# Of which exp is a finite number that XLA does not take for 0.
+# Their exponentials are finite, and XLA does not round them to 0.
 LOG_TINY, LOG_HUGE = -87.0, 88.0
-# What the weights must be worth, as a part of what they will be.
+# An estimate needs this fraction of the limit of the effective size.
 ENOUGH = 0.5
 
 
@@ -47,13 +49,13 @@ def strong(x: ArrayLike) -> jax.Array:
 
 
 def step(decay: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The next weight 1 - d^t, and the step a_t = (1 - d)/(1 - d^t)."""
+  """Returns the next weight 1 - d^t and the step (1 - d)/(1 - d^t)."""
   weight = decay * weight + (1 - decay)
   return weight, (1 - decay) / weight
 
 
 def effective_size(decay: jax.Array, weight: jax.Array) -> jax.Array:
-  """How many equally weighted values the weights are worth."""
+  """The number n of equally weighted values that the weights are worth."""
   return (1 + decay) / (1 - decay) * weight / (2 - weight)
 
 

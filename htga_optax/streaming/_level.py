@@ -1,14 +1,15 @@
-r"""The level of the norms: what they are around, as it moves.
+r"""Follows the level of the norms, which changes slowly during a run.
 
-A run's norms fall and rise by decades, slowly. A window of them shows that as a
-tail, or hides a tail behind it. So it takes the norms over their level,
+The norms of a run slowly fall and rise by powers of ten. In a window of norms,
+such a change looks like a tail or hides one. A window therefore takes the norms
+divided by their level,
 
     x_t = r_t / L_(t-1),
     log L_t = log L_(t-1) + a_t clip(log r_t - log L_(t-1), -1, 1),
 
-an average of logarithms with the steps a_t of :mod:`_fading`. It knows nothing
-of r_t itself, and no norm moves it by more than one e-fold of a step: a spike,
-however large, hardly does, and a power law keeps its index.
+an average of logarithms with the steps a_t of :mod:`_fading`. L_(t-1) does not
+depend on r_t, and a norm changes log L by at most a_t. A spike of any size
+therefore hardly moves the level, and a power law keeps its index.
 """
 
 from collections.abc import Callable
@@ -21,18 +22,18 @@ from jax.typing import ArrayLike
 from htga_optax import _checks
 from htga_optax.streaming import _fading
 
-# As used by trackers and clips, unless the user says otherwise.
+# The default of trackers and clips.
 LEVEL_DECAY = 0.97
 
 
 class Level(NamedTuple):
-  """A level that follows norms.
+  """Three functions that follow the level of norms.
 
   Attributes:
     init: () -> state.
-    scale: (state, r) -> the level that the norm r is measured by, float32 [];
-      r itself while there is none.
-    update: (state, r) -> the state after a norm r, finite, not negative.
+    scale: (state, r) -> the level, by which the norm r is divided, float32 [].
+      It is r itself while there is no level.
+    update: (state, r) -> the next state, for a finite norm r of at least 0.
   """
 
   init: Callable[[], Any]
@@ -41,10 +42,11 @@ class Level(NamedTuple):
 
 
 def level(decay: ArrayLike | None = LEVEL_DECAY) -> Level:
-  """The level with a decay d in (0, 1), or 1 at all times for None.
+  """Returns a level with the decay d in (0, 1); for None, it is always 1.
 
-  Its state is one array, float32 [2]: the logarithm, and the weight of the
-  average, 0 before the first norm. Norms of 0 leave it as it is.
+  Its state is one array, float32 [2]. It holds the logarithm of the level and
+  the weight of the average, which is 0 before the first norm. A norm of 0 does
+  not change the state.
   """
   if decay is None:
     return Level(tuple, lambda state, r: jnp.float32(1), lambda state, r: state)

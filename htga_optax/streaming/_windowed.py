@@ -1,4 +1,4 @@
-"""Any estimator over the last values."""
+"""Applies any estimator to the last values of a stream."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,11 +16,11 @@ from htga_optax.streaming._base import (
 
 
 class WindowState(NamedTuple):
-  """What :func:`windowed` knows.
+  """The state of :func:`windowed`.
 
   Attributes:
-    values: the last values, oldest first, float32 [W]; 0 where there is none.
-    filled: how many there are, int32 [].
+    values: the last values, oldest first, float32 [W]; 0 in unfilled places.
+    filled: the number of values, int32 [].
   """
 
   values: jax.Array
@@ -34,31 +34,32 @@ def windowed(
 ) -> StreamingEstimator:
   r"""Any estimator over the last `window_size` values.
 
-  It is computed anew for every estimate, so that a step costs what the
-  estimator costs on W values; :func:`windowed_hill` is Hill's without a sort.
-  There is no estimate before the window is full. Neither drift nor misfit is
-  tested, and the interval is that of independent values.
+  Each estimate applies `estimator` to all W values, and costs as much as that.
+  For Hill's estimator, :func:`windowed_hill` avoids the sort. There is no
+  estimate before the window is full. Neither drift nor misfit is tested, and
+  the interval is that of independent values.
 
-  Values keep their sign. The norms that `track_tail_index` feeds have none:
-  estimators of a tail (pickands, moment, generalized_pareto) are for them,
-  those of a symmetric stable law (log_moment, block_log_moment,
+  The values keep their signs. `track_tail_index` passes norms, which have no
+  sign. The estimators of a tail (pickands, moment, generalized_pareto) are for
+  norms. Those of a symmetric stable law (log_moment, block_log_moment,
   characteristic_function) are for signed values.
 
   Args:
-    estimator: from a sample [W] to a tail index [], as all of
-      :mod:`estimators` are once their sizes are given.
-    window_size: W, how many values the estimate rests on (static).
-    standard_error: from the tail index to its standard error, for the interval
-      :func:`estimators.positive_interval`. Without it the ends are zeros, as a
-      tracker's are while there is no interval.
+    estimator: a function of a sample [W] that returns a tail index []. All
+      estimators of :mod:`estimators` are such functions once their sizes are
+      set.
+    window_size: W, the number of values in the window (static).
+    standard_error: a function of the tail index that returns its standard
+      error, for the interval :func:`estimators.positive_interval`. Without it,
+      the ends are 0, as in a tracker that has no interval yet.
 
   Returns:
     The estimator.
 
   Raises:
     TypeError: `window_size` is not a static integer.
-    ValueError: it is below one, or the estimator gives no number [] for W
-      values, or raises one itself (a k that does not fit into W).
+    ValueError: `window_size` is below one, or the estimator does not return one
+      number [] for W values, or it raises ValueError (k is too large for W).
 
   Examples:
     >>> import functools, jax, jax.numpy as jnp, numpy as np
@@ -95,7 +96,7 @@ def windowed(
 
   def estimate(state):
     is_full = state.filled == window_size
-    # Some sample, so that an estimator meets no window of zeros.
+    # A fixed sample until the window is full: estimators never get zeros.
     ramp = jnp.linspace(2.0, 1.0, window_size, dtype=jnp.float32)
     tail_index = estimator(jnp.where(is_full, state.values, ramp))
     known = is_full & (tail_index > 0)

@@ -1,4 +1,4 @@
-"""Hill's estimator over the last values, without a sort."""
+"""Computes Hill's estimate over the last values, without a sort."""
 
 from typing import NamedTuple
 
@@ -18,14 +18,15 @@ from htga_optax.streaming._base import (
 
 @known_state
 class HillState(NamedTuple):
-  """What :func:`windowed_hill` knows.
+  """The state of :func:`windowed_hill`.
 
   Attributes:
     window: the last values.
-    numbers: all else in one array, float32 [9], since each array of a state
-      costs a step a microsecond or two: Hill's estimate from the k largest (0
-      while there is none), the values since the last refresh, `misfit`, and as
-      of that refresh `series` and the interval in units of the estimate.
+    numbers: the rest of the state in one array, float32 [9], since each array
+      of a state adds a microsecond or two to a step. It holds Hill's estimate
+      from the k largest values (0 while there is none), the number of values
+      since the last refresh, `misfit`, and, from that refresh, `series` and the
+      interval divided by the estimate.
   """
 
   window: order_statistics.SortedWindow
@@ -33,53 +34,57 @@ class HillState(NamedTuple):
 
   @property
   def misfit(self) -> jax.Array:
-    """Fading sums over held-out values: scores and squared weights, [2]."""
+    """The fading sums of held-out scores and of squared weights, [2]."""
     return self.numbers[..., 2:4]
 
   @property
   def series(self) -> intervals.Series:
-    """What the order of the values tells."""
+    """Dependence, bias and drift at the last refresh."""
     return intervals.Series(*(self.numbers[..., i] for i in (4, 5, 6)))
 
 
 def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
   r"""Hill's estimator over the last `window_size` values.
 
-  There is no estimate before the window is full. A part of a window would have
-  either a larger fraction k/n above the threshold, which reads the body of the
-  law as a heavy tail, or a smaller k, which is mostly noise; waiting, every
-  estimate rests on the same W and k. (heavytails reads from k + 1 values on.)
+  There is no estimate before the window is full. In a partly filled window,
+  the same k would be a larger fraction k/n, and the body of the law would look
+  like a heavy tail. With a smaller k, the estimate would be mostly noise. All
+  estimates therefore use the same W and k. (heavytails estimates from k + 1
+  values on.)
 
-  The interval is that of :func:`intervals.series_interval`, for dependent
-  values. It and the drift are computed every W/8 values, because the dependence
-  changes slowly and costs ten times as much as the estimate.
+  The interval is :func:`intervals.series_interval`, for dependent values.
+  Interval and drift are updated every W/8 values, because the dependence
+  changes slowly and takes ten times as long to compute as the estimate.
 
-  The misfit is a held-out test of the Pareto tail. Each value that exceeds the
-  threshold is scored, before it enters the window, by the probability to exceed
-  even that value under the tail fitted to the window,
+  The misfit tests the Pareto tail on held-out values. A value x above the
+  threshold gets a score before it enters the window: the probability, under the
+  tail fitted to the window, that a value exceeds x, minus one half,
 
   .. math::
     s = \Bigl(1 + \frac{\hat\alpha}{k}
-      \log\frac{x}{X_{(k+1)}}\Bigr)^{-k} - \frac12,
+      \log\frac{x}{X_{(k+1)}}\Bigr)^{-k} - \frac12.
 
-  which is exactly uniform on independent Pareto values (:math:`\hat\alpha` has
-  a Gamma law); for dependent ones k is k/D here. Tails lighter than a power law
-  stay in the middle, and have a negative mean: -0.034 for half-normal values,
-  at k/W of 10 percent. The misfit is the fading sum of the scores over its
-  standard deviation, with the memory of 16k exceedances (16 windows): it finds
-  in long runs what no window shows. The variance of a score is 1/12, and 1/48
-  of one among many, since fits and scores share their values (derived here, by
-  the delta method).
+  For independent Pareto values, the score is exactly uniform
+  (:math:`1/\hat\alpha` has a Gamma law). For dependent values, k/D replaces k
+  here, with the variance inflation D of :class:`intervals.Series`. The scores
+  of a tail lighter than a power law stay in the middle and have a negative
+  mean, -0.034 for half-normal values with k/W at 10 percent.
+
+  The misfit is the fading sum of the scores divided by its standard deviation.
+  Its memory is 16k exceedances (16 windows), so that it detects in long runs
+  what no single window shows. The variance of a single score is 1/12. A score
+  among many contributes 1/48, since fits and scores share their values (derived
+  here, by the delta method).
 
   Args:
-    window_size: W, how many values the estimate rests on (static). A short
-      window follows faster; a trend within the window reads as a tail.
-    k: how many of them are the tail (static), below `window_size`. The
-      relative standard error is 1/sqrt(k) on independent values, and larger
-      on dependent ones; the bias grows with k.
+    window_size: W, the number of values in the window (static). A short window
+      follows changes faster. A trend within the window looks like a tail.
+    k: the number of values in the tail (static), below `window_size`. The
+      relative standard error is 1/sqrt(k) on independent values, and larger on
+      dependent ones. The bias grows with k.
 
   Returns:
-    The estimator; a value costs O(W), without a sort.
+    The estimator. An update takes O(W) operations, without a sort.
 
   Raises:
     TypeError: a size is not a static integer.
@@ -118,7 +123,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
     is_full = window.ascending[0] >= 0
     age = jnp.where(jnp.isfinite(x) & is_full, age + 1, age)
     due = age >= refresh_every
-    # No gradient: zeros from behind would meet what is infinite in there.
+    # No gradient here: its zeros would be multiplied by infinities.
     seen, order = lax.stop_gradient((window, state.numbers[4:]))
     order = lax.cond(
       _any_mapped(due),
@@ -126,9 +131,9 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
       lambda: order,
     )
 
-    # The value is scored by the window that it is not in yet.
+    # The score uses the window before this value enters it.
     threshold = state.window.ascending[-(k + 1)]
-    # (Equal values are no Pareto tail that a value could be scored by.)
+    # (With equal values there is no Pareto tail, and no score.)
     fitted = (hill > 0) & (hill < LIGHTEST)
     held_out = fitted & (x > threshold) & (x < 1e38 * threshold)
     excess = jnp.log(
@@ -165,7 +170,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
 
 
 def _hill(tail: jax.Array) -> jax.Array:
-  """Hill's estimate of the ascending k + 1 largest; 0 where there is none."""
+  """Hill's estimate from the k + 1 largest, ascending; 0 where it fails."""
   threshold, largest = tail[0], tail[-1]
   excesses, usable = log_excesses(tail, threshold)
   is_flat = (threshold > 0) & (largest == threshold)
@@ -175,9 +180,9 @@ def _hill(tail: jax.Array) -> jax.Array:
 
 @custom_batching.custom_vmap
 def _any_mapped(condition: jax.Array) -> jax.Array:
-  """Whether it holds anywhere on the axes of `jax.vmap`.
+  """Whether the condition holds anywhere on the axes of `jax.vmap`.
 
-  On a condition that is mapped, `lax.cond` would take both branches.
+  With a mapped condition, `lax.cond` would evaluate both branches.
   """
   return condition
 
