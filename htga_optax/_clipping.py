@@ -121,9 +121,10 @@ def clip_by_tail_quantile(
 
   An estimated quantile is exceeded more often than the true one. The quantile
   is therefore taken at the smaller rate :math:`p' = p/(1 + V/2)`. V is the
-  variance of the logarithm of the rate at which it is exceeded:
-  :math:`V = (1 + 2t^2 - t^3 + t^4/4)/k` with :math:`t = \log(k/(Wp))`, by the delta method for maximum
-  likelihood at :math:`\xi = 0` (derived here).
+  variance of the logarithm of the rate at which it is exceeded: :math:`V = (1 +
+  2t^2 - t^3 + t^4/4)/k` with :math:`t = \log(k/(Wp))`, by the delta method for
+  maximum likelihood at :math:`\xi = 0` (derived here:
+  :ref:`derivation-predictive-rate`).
 
   At p = 1e-3 it clips 0.95 to 1.1 in a thousand independent norms without a
   spike, for five laws from half-normal to Pareto(1.5), and up to 1.8 where the

@@ -153,7 +153,7 @@ def moments(
     model of large-batch training, arXiv:1812.06162, appendix A. The paper uses
     the norms at two batch sizes; the mean of the estimates here over all
     choices of the part gives the same. The form with common examples is
-    derived here.
+    derived here: :ref:`derivation-gradient-noise`.
   """
   check_sizes(batch_size, other_batch_size, shared_size)
   if other_batch_size is None:

@@ -21,8 +21,8 @@ with the Hermite polynomials He_j then gives
 C is convex, since the dependence of the tail ends sooner than that of the
 series: C(0.5) is 0.10 at k/W = 10 percent. Noise in the estimated rho_h of an
 independent series therefore hardly widens its interval, and W = 256 values are
-enough to estimate D. The method is derived for this package;
-`benchmarks/README.md` has its coverage.
+enough to estimate D. The method is derived for this package
+(:ref:`derivation-series-interval`); `benchmarks/README.md` has its coverage.
 
 The same sums tell a tail from a trend. If the k largest values lie earlier or
 later in the window than their dependence allows, the level of the values has

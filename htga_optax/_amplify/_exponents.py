@@ -71,9 +71,9 @@ def ratio_exponent(
     \gamma_{min}, \gamma_{max})
 
   Within the bounds, the tail index of the amplified norms is
-  :math:`\alpha/\gamma = \alpha_{target}`. This was derived for this package; it
-  is exact for a power law with frozen scale. It is not a formula of the HTGA
-  proposal.
+  :math:`\alpha/\gamma = \alpha_{target}`. This was derived for this package
+  (:ref:`derivation-ratio-exponent`); it is exact for a power law with frozen
+  scale. It is not a formula of the HTGA proposal.
 
   Args:
     target: :math:`\alpha_{target}`, the tail index that the amplified norms

@@ -157,10 +157,10 @@ def automatic_k(
   :math:`M_1` and :math:`M_2` are the moments of :func:`moment`. On a Pareto
   tail :math:`z_k` is standard normal. In Hall's class with :math:`\rho=-1` the
   tail is :math:`C x^{-\alpha}(1 + D x^{-\alpha})`, and :math:`z_k/\sqrt k` is
-  minus half the relative bias of Hill's estimate. The criterion is therefore
-  the relative mean squared error of the estimate, up to noise (derived here, in
-  the manner of Hall and Welsh, and of Guillou and Hall). Each moment takes one
-  cumulative sum.
+  half the relative bias of Hill's estimate. The criterion is therefore the
+  relative mean squared error of the estimate, up to noise (derived here:
+  :ref:`derivation-automatic-k`; in the manner of Hall and Welsh, and of Guillou
+  and Hall). Each moment takes one cumulative sum.
 
   Over eight laws the choice is as good as a fixed tenth of the sample: with
   n = 256 and `max_k` = n/4 the root mean square of
@@ -214,7 +214,8 @@ def hill_standard_error(tail_index: ArrayLike, k: int) -> jax.Array:
 
   It is the textbook formula :math:`\alpha/\sqrt{k}`. On a Pareto sample the
   standard deviation is larger by a factor of
-  :math:`k\sqrt{k}/((k-1)\sqrt{k-2})`, 9 percent at k = 25 (derived here).
+  :math:`k\sqrt{k}/((k-1)\sqrt{k-2})`, 9 percent at k = 25 (derived here:
+  :ref:`derivation-hill-standard-error`).
   """
   return _over_root(tail_index, k, "k")
 

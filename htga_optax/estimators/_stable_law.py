@@ -152,7 +152,9 @@ def block_log_moment(x: ArrayLike, block_size: int) -> jax.Array:
 def block_log_moment_standard_error(
   tail_index: ArrayLike, n: int, block_size: int = 8
 ) -> jax.Array:
-  r"""Computes the standard error of :func:`block_log_moment` (derived here).
+  r"""Computes the standard error of :func:`block_log_moment`.
+
+  The formula is derived here (:ref:`derivation-block-log-moment`):
 
   .. math::
     \frac{\alpha^2}{\log K} \sqrt{\frac{K}{n}
@@ -280,8 +282,9 @@ def characteristic_function_standard_error(
 ) -> jax.Array:
   r"""Computes the standard error of :func:`characteristic_function`.
 
-  It is derived here by the delta method, with :math:`\phi(t) = e^{-t^\alpha}`;
-  the scale and the location have no effect to first order:
+  It is derived here by the delta method
+  (:ref:`derivation-characteristic-function`), with :math:`\phi(t) =
+  e^{-t^\alpha}`; the scale and the location have no effect to first order:
 
   .. math::
     \frac{1}{\sqrt n |\log 0.2|} \Bigl( \sum_{s,t \in \{0.2, 1\}}

@@ -33,8 +33,9 @@ and beyond gamma_2, where eta is at most 2::
 
     2 + (2B/gamma - T)/m <= eta <= 2 + (2B/gamma - T)/M.
 
-All of this is derived here. It agrees with a summary of the paper by Jiao and
-Keller-Ressel. Their own proof and constants could not be read.
+All of this is derived here (:ref:`derivation-hsgd-bounds`). It agrees with a
+summary of the paper by Jiao and Keller-Ressel. Their own proof and constants
+could not be read.
 
 These results hold for hSGD and not for SGD. Far out, the gradient of a step has
 the covariance (y'Hy) H/B in hSGD. In SGD on Gaussian rows it has Hyy'H/B in

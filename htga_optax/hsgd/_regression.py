@@ -116,9 +116,9 @@ def stationary_moments(
       \, E L
 
   Here r is the ridge solution, which is the mean, and T is that of
-  :func:`tail_index_bounds`. The formulas are derived here, from the generator.
-  The coordinates are uncorrelated but not independent, because they share the
-  loss.
+  :func:`tail_index_bounds`. The formulas are derived here, from the generator
+  (:ref:`derivation-hsgd-moments`). The coordinates are uncorrelated but not
+  independent, because they share the loss.
 
   Args:
     problem: the problem in its eigenbasis.
@@ -195,10 +195,10 @@ def proxy(
   Student's t.
 
   In one dimension it is exactly the stationary law (a Pearson diffusion,
-  textbook). In more dimensions it is a proxy (derived here): mean and variance
-  are exact, and the tail index is that of the coordinate alone. In every
-  coordinate the tail of hSGD is at least as heavy; its index is between the
-  :func:`tail_index_bounds`.
+  textbook). In more dimensions it is a proxy (derived here:
+  :ref:`derivation-hsgd-proxy`): mean and variance are exact, and the tail index
+  is that of the coordinate alone. In every coordinate the tail of hSGD is at
+  least as heavy; its index is between the :func:`tail_index_bounds`.
 
   Args:
     problem: the problem in its eigenbasis.

@@ -47,7 +47,8 @@ def sample(
   beta = 0 and otherwise shifted by :math:`\beta\tan(\pi\alpha/2)`.) At
   alpha = 2 the law is N(0, 2). A sample of scale c is c times a standard one.
   The formula is that of Chambers, Mallows and Stuck in the S0 form (textbook);
-  its arrangement for float32 is derived here.
+  its arrangement for float32 is derived here
+  (:ref:`derivation-stable-sampler`).
 
   The angle and the exponential variable have 32 bits each, and keep all of them
   in the tail. In 1e9 draws, the frequencies beyond the quantiles of 1e-6 and

@@ -74,7 +74,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
   Its memory is 16k exceedances (16 windows), so that it detects in long runs
   what no single window shows. The variance of a single score is 1/12. A score
   among many contributes 1/48, since fits and scores share their values (derived
-  here, by the delta method).
+  here, by the delta method: :ref:`derivation-misfit`).
 
   Args:
     window_size: W, the number of values in the window (static). A short window

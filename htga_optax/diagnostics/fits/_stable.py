@@ -6,9 +6,10 @@ exponentially for every alpha::
     f(x) = 1/pi Re int_0^oo exp(i x t - t^alpha) dt,
     P(X > x) = 1/2 - phi/pi - 1/pi Im int_0^oo exp(i x t - t^alpha) dr/r.
 
-They are computed as two matrix products (derived here; the constant phi/pi
-comes from the arc about 0). They are tabulated once, over alpha and asinh(x).
-Beyond x = 1000 the series in x^-alpha is used instead.
+They are computed as two matrix products (derived here:
+:ref:`derivation-stable-density`; the constant phi/pi comes from the arc about
+0). They are tabulated once, over alpha and asinh(x). Beyond x = 1000 the series
+in x^-alpha is used instead.
 """
 
 import functools
