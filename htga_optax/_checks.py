@@ -1,7 +1,7 @@
-"""One sentence with the value in it, for an argument that cannot be right.
+"""Checks arguments: an error is one sentence that contains the invalid value.
 
-Only concrete numbers are looked at: under `optax.inject_hyperparams` every
-numeric argument is a tracer, about which nothing can be said at trace time.
+Only concrete numbers are checked. Under `optax.inject_hyperparams` every
+numeric argument is a tracer, whose value is unknown at trace time.
 """
 
 from collections.abc import Callable
@@ -21,13 +21,13 @@ import optax
 def check_number(
   name: str, value: object, holds: Callable[..., bool], must: str
 ) -> None:
-  """Raises ValueError unless `value` is not a concrete number or holds.
+  """Raises ValueError for a concrete number that does not satisfy `holds`.
 
   Args:
-    name: the argument's name, as the user wrote it.
-    value: what was passed; tracers, arrays and None pass unseen.
-    holds: the predicate (nan fails every comparison, as it should).
-    must: how the sentence goes on after "must".
+    name: the argument's name in the public API.
+    value: the argument. Tracers, arrays and None are not checked.
+    holds: the predicate. (nan fails every comparison, as it should.)
+    must: the end of the sentence after "must".
 
   Raises:
     ValueError: "`name` must `must`, got `value`."
@@ -53,7 +53,7 @@ def check_scale(name: str, value: object) -> None:
 
 
 def check_order(low_name: str, low: Any, high_name: str, high: Any) -> None:
-  """Raises ValueError for bounds that are not finite or not in order."""
+  """Raises ValueError unless `high` is finite and at least `low`."""
   check_number(high_name, high, lambda v: v < float("inf"), "be finite")
   if not isinstance(low, jax.Array):
     check_number(
@@ -62,21 +62,22 @@ def check_order(low_name: str, low: Any, high_name: str, high: Any) -> None:
 
 
 def check_size(name: str, value: object, default: int | None = None) -> int:
-  """Returns a static size of at least one, or says what is wrong with it.
+  """Returns a static size of at least one, or raises an error.
 
   Args:
-    name: the argument's name, as the user wrote it.
-    value: what was passed.
-    default: the size where None was passed. Sizes are None by default, and no
-      numbers, lest `optax.inject_hyperparams` trace what nobody has given.
+    name: the argument's name in the public API.
+    value: the argument.
+    default: the size if the argument is None. The defaults of public functions
+      are None and not numbers, since `optax.inject_hyperparams` also traces
+      default numbers.
 
   Returns:
     The size as a Python int.
 
   Raises:
-    TypeError: it is not a concrete integer (`optax.inject_hyperparams` makes
-      tracers of all numbers that are not named in `static_args`).
-    ValueError: it is below one.
+    TypeError: `value` is not a concrete integer. (`optax.inject_hyperparams`
+      turns all numbers that are not named in `static_args` into tracers.)
+    ValueError: `value` is below one.
   """
   if value is None and default is not None:
     return default
@@ -90,18 +91,18 @@ def check_size(name: str, value: object, default: int | None = None) -> int:
 
 
 def check_sample(name: str, x: Any) -> Any:
-  """Returns a sample of real numbers, without what has no value.
+  """Returns a sample of real numbers, without missing values.
 
   Args:
-    name: the argument's name, as the user wrote it.
-    x: a sample. Entries of a masked array that are masked, and nulls of a
-      column of polars, are no values.
+    name: the argument's name in the public API.
+    x: a sample. Masked entries of a masked array and nulls of a polars column
+      are missing values.
 
   Returns:
-    An array of jax as it is, anything else as an array of NumPy.
+    A JAX array for a JAX array, and a NumPy array for everything else.
 
   Raises:
-    ValueError: it is complex.
+    ValueError: `x` is complex.
 
   Examples:
     >>> import numpy as np
@@ -134,8 +135,8 @@ def check_transformation(
   """Returns a transformation that takes extra arguments.
 
   Raises:
-    TypeError: it is neither a gradient transformation nor, as
-      `optax.MultiSteps`, an object with its two functions.
+    TypeError: `transform` does not have the two functions of a gradient
+      transformation, as for example `optax.MultiSteps` has.
   """
   if isinstance(transform, optax.MultiSteps):
     # Its own gradient_transformation() loses the extra arguments.
@@ -154,48 +155,48 @@ def check_transformation(
 def check_same_axes(
   name: str, what: str, argument: str, value: Any, state: Any
 ) -> None:
-  """Raises ValueError where a value differs over mapped axes, a state not.
+  """Raises ValueError if a value, but not the state, differs over an axis.
 
   Args:
-    name: the transformation's name.
-    what: the value's.
-    argument: the argument that would name the axes.
+    name: the name of the transformation.
+    what: the name of the value.
+    argument: the name of the argument that takes the axes.
     value: an array.
-    state: what the value would become a part of, a tree of arrays.
+    state: the state that the value updates, a tree of arrays.
   """
   leaves = jax.tree.leaves_with_path(state)
-  # A clock goes on whatever the value is.
+  # The step count does not depend on the value.
   held = [_axes(x) for path, x in leaves if keystr(path) != ".step_count"]
   over = _axes(value) - frozenset().union(*held)
   if held and over:
     names = ", ".join(map(repr, sorted(over)))
     raise ValueError(
-      f"{name}: {what} differs over the mapped axis {names}, and the state does"
+      f"{name}: {what} differs over the mapped axis {names}, but the state does"
       f" not: name the axis in {argument} if arrays are split over it, or"
-      " average the gradient over it by jax.lax.pmean."
+      " average the gradient over it with jax.lax.pmean."
     )
 
 
 def _axes(x: Any) -> frozenset[str]:
   """The mapped axes of `jax.shard_map` over which an array differs."""
   kind = jax.typeof(x)
-  # JAX 0.7 keeps them as `vma` of the type, later ones in a part of it.
+  # JAX 0.7 has them as `vma` of the type, later versions in a part of it.
   found = getattr(kind, "manual_axis_type", kind)
   return getattr(found, "varying", None) or getattr(found, "vma", frozenset())
 
 
 def check_key(key: ArrayLike) -> tuple[Any, Any]:
-  """The data of one key, on the host if concrete, and its implementation.
+  """Returns the data of one key, on the host if concrete, and its `impl`.
 
   Args:
     key: a seed, a typed key or key data.
 
   Returns:
-    The data, and what `jax.random.wrap_key_data` takes as `impl`.
+    The data, and the argument `impl` of `jax.random.wrap_key_data`.
 
   Raises:
-    TypeError: it is none of these.
-    ValueError: it is a batch of keys, or data of another size.
+    TypeError: `key` is neither a seed, nor a typed key, nor key data.
+    ValueError: `key` is a batch of keys, or data of a wrong size.
   """
   if isinstance(key, numbers.Integral) and not isinstance(key, bool):
     typed = jax.random.key(int(key))
@@ -221,5 +222,5 @@ def check_key(key: ArrayLike) -> tuple[Any, Any]:
     )
   data = jax.random.key_data(typed)
   if not isinstance(data, Tracer):
-    data = np.asarray(data)  # of no mesh, and copied by every init
+    data = np.asarray(data)  # belongs to no mesh; every init copies it
   return data, jax.random.key_impl(typed)

@@ -1,9 +1,9 @@
-"""The layers of a tree: what a per-layer value belongs to.
+"""Finds the layers of a tree, and their names.
 
 A per-layer value is one vector [layers], in the order of the leaves of the
 tree. A leaf is one layer, unless `per_layer` is a regular expression that
-matches the leaf's path: such a leaf holds L layers, stacked along its first
-axis as `jax.lax.scan` and `flax.linen.scan` stack them, and counts as L.
+matches the path of the leaf. A leaf that matches holds several layers, stacked
+along its first axis as by `jax.lax.scan` and `flax.linen.scan`.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.tree_util import GetAttrKey, keystr
 import numpy as np
 
-# False: one value for the whole tree. True: one for every leaf. A regular
-# expression: as True, and leaves whose path it matches are stacked layers.
+# False: one value for the whole tree. True: one value per leaf. A regular
+# expression: the same, but leaves whose path it matches are stacked layers.
 PerLayer = bool | str
 
 
@@ -37,23 +37,24 @@ def check_per_layer(per_layer: object) -> None:
 
 
 def leaf_name(path: tuple[Any, ...]) -> str:
-  """The path of a leaf as "dense/kernel"."""
-  # The variables of flax.nnx end every path in ".value".
+  """The path of a leaf, for example "dense/kernel"."""
+  # In a state of flax.nnx, every path ends in ".value".
   keys = [key for key in path if key != GetAttrKey("value")]
   return "/".join(keystr((key,), simple=True) for key in keys)
 
 
 def is_floating(leaf: Any) -> bool:
-  """Whether a leaf is one of real or complex floating-point numbers."""
+  """Whether a leaf holds real or complex floating-point numbers."""
   if hasattr(leaf, "dtype"):
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
   return isinstance(leaf, (float, complex))
 
 
 def layers_of(tree: Any, per_layer: PerLayer) -> Iterator[tuple[str, int]]:
-  """The name of every leaf, and how many layers it stacks; 0 if it is one.
+  """Yields the name of every leaf and the number of layers stacked in it.
 
-  Leaves that are not floating point have no gradient, and are no layers.
+  The number is 0 for a leaf that is a single layer. Leaves that are not
+  floating point have no gradient and are left out.
   """
   for path, leaf in jax.tree.leaves_with_path(tree):
     if not is_floating(leaf):
@@ -73,16 +74,17 @@ def layer_names(params: Any, per_layer: PerLayer = True) -> list[str]:
 
   Args:
     params: the parameters, or any tree of their structure.
-    per_layer: the argument that the transformation got: True, or the regular
-      expression that tells which leaves hold stacked layers.
+    per_layer: the argument that was passed to the transformation. It is True,
+      or a regular expression that matches the leaves with stacked layers.
 
   Returns:
-    The paths of the leaves, as "dense/kernel". A leaf of stacked layers has a
-    name for each: "blocks/kernel/0", "blocks/kernel/1", ...
+    The paths of the leaves, for example "dense/kernel". A leaf of stacked
+    layers has one name per layer: "blocks/kernel/0", "blocks/kernel/1", ...
 
   Raises:
     TypeError: `per_layer` is neither a bool nor a string.
-    ValueError: it is no regular expression, or it matches a leaf without axes.
+    ValueError: `per_layer` is not a valid regular expression, or it matches a
+      leaf without axes.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -103,17 +105,17 @@ def layer_names(params: Any, per_layer: PerLayer = True) -> list[str]:
 def check_same_layers(
   name: str, in_state: int, updates: Any, params: Any, per_layer: PerLayer
 ) -> None:
-  """Raises ValueError unless updates have the layers that `init` saw."""
+  """Raises ValueError unless the updates have as many layers as the state."""
   names = layer_names(updates, per_layer)
   if len(names) == in_state:
     return
   frozen = set(layer_names(params, per_layer)) - set(names)
   without = ", ".join(map(repr, sorted(frozen)))
   raise ValueError(
-    f"{name} has a state of {in_state} layers but the updates have"
+    f"{name} has a state of {in_state} layers, but the updates have"
     f" {len(names)} ({', '.join(names)})"
-    + (f", none for {without}" if frozen else "")
-    + ": init it with a tree like the updates, None where they are None."
+    + (f" and lack {without}" if frozen else "")
+    + ": call init with a tree like the updates, with None in the same places."
   )
 
 
@@ -123,16 +125,16 @@ def by_layer(
   """Pairs a per-layer value with the names of the layers.
 
   Args:
-    values: one value a layer, [layers, ...], as a reading of a transformation
-      with `per_layer`.
+    values: one value per layer, [layers, ...], such as a reading of a
+      transformation with `per_layer`.
     params: the parameters, or any tree of their structure.
     per_layer: as in :func:`layer_names`.
 
   Returns:
-    name -> value [...].
+    A dictionary from the name of each layer to its value [...].
 
   Raises:
-    ValueError: the numbers of values and of layers differ.
+    ValueError: the number of values is not the number of layers.
 
   Examples:
     >>> import jax.numpy as jnp

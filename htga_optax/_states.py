@@ -1,7 +1,8 @@
-"""States that are known by their fields, where they come back as dicts.
+"""Turns states that have become mappings back into named tuples.
 
-A checkpoint that is read without a template, `flax.serialization.to_state_dict`
-and `flax.nnx.state` turn named tuples into mappings.
+A checkpoint that is read without a template contains mappings in place of named
+tuples, and so do the results of `flax.serialization.to_state_dict` and
+`flax.nnx.state`. The set of the fields identifies the named tuple.
 """
 
 from collections.abc import Mapping
@@ -14,13 +15,13 @@ _BY_FIELDS: dict[frozenset[str], Any] = {}
 
 
 def known_state(cls: _State) -> _State:
-  """Makes a named tuple known; no two have the same fields."""
+  """Registers a named tuple; no two may have the same fields."""
   _BY_FIELDS[frozenset(cls._fields)] = cls
   return cls
 
 
 def typed(tree: Any) -> Any:
-  """The tree, with known states for mappings that have their fields."""
+  """Replaces mappings that have the fields of a registered state."""
 
   def is_state(node):
     return isinstance(node, Mapping) and frozenset(node) in _BY_FIELDS

@@ -203,7 +203,7 @@ def test_parameters_of_another_structure_are_named():
 def test_a_frozen_layer_is_named():
   params = {"body": jnp.ones(2), "head": jnp.ones(3)}
   tx = htga_optax.htga(0.1, per_layer=True)
-  with pytest.raises(ValueError, match="none for 'body': init it with"):
+  with pytest.raises(ValueError, match="and lack 'body': call init with"):
     tx.update(params | {"body": None}, tx.init(params), params)
 
 
