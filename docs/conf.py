@@ -90,7 +90,7 @@ html_theme_options = {
   "show_toc_level": 2,
 }
 
-# Python writes out the types that these names stand for; the longest come first.
+# Python writes out the types behind these names; the longest come first.
 ALIASES = {
   stringify_annotation(written_out, "smart"): f"~{name}"
   for name, written_out in {
