@@ -64,7 +64,6 @@ def test_update_over_clip(race, tree, name):
   1.25 per layer."""
   params = TREES[tree]()
   grads = gradients(params)
-  small = "1M" in tree
   asked = {"CNN (1M)": 1.10, "ResNet-18 (12M)": 1.03, "ResNet-50 (26M)": 1.05}
   if "per_layer" in name:
     asked = {"ResNet-18 (12M)": 1.25}
