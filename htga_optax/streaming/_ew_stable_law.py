@@ -159,9 +159,9 @@ def ew_characteristic_function(
 
   With the memory of 256 values, it has the noise of the batch form on 256
   values: at an index of 1.5, the standard deviation of the logarithm is 0.067,
-  against 0.070. More figures are in `benchmarks/README.md`. (Another scale
-  keeps :math:`|\phi(1)|` at 1/e, by :math:`E \cos z = 1/e`. It is not better in
-  the long run and settles much later.) After a tenfold rise of the scale, the
+  against 0.070. More figures are in `benchmarks/README.md`. (A scale that keeps
+  :math:`|\phi(1)|` at 1/e, by :math:`E \cos z = 1/e`, is not better in the long
+  run and settles much later.) After a tenfold rise of the scale, the
   estimate is too low for hundreds of steps; after a tenfold fall, the error is
   smaller.
 
