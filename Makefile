@@ -110,6 +110,7 @@ $(VENV)/.docs: pyproject.toml
 	touch $@
 
 docs: $(VENV)/.docs  ## build the documentation as a site in build/docs
+	rm -rf build/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -j auto docs build/docs
 	@echo "open build/docs/index.html"
 

@@ -34,7 +34,7 @@ extensions = [
   "sphinx.ext.napoleon",
   "sphinx_copybutton",
 ]
-exclude_patterns = ["inventories"]
+exclude_patterns = ["inventories", "static"]
 nitpicky = True
 # Types of other libraries that their own sites do not list.
 nitpick_ignore_regex = [
@@ -79,6 +79,8 @@ intersphinx_mapping = {
 
 html_theme = "sphinx_book_theme"
 html_title = "htga_optax"
+html_static_path = ["static"]
+html_css_files = ["phone.css"]
 html_theme_options = {
   "repository_url": REPOSITORY,
   "path_to_docs": "docs",

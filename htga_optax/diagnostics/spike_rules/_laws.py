@@ -87,7 +87,7 @@ def mean_and_deviations(
   comes after Adam and therefore takes the norms of updates.
 
   Args:
-    deviations: c.
+    deviations: the factor c, at least 0.
     window_size: how many norms (static); None for 128. The rule acts once half
       as many are there.
     skip: whether such a step is skipped; otherwise it is clipped at the bound.
@@ -340,7 +340,7 @@ def moving_mean(
   after a level rises twentyfold at once.
 
   Args:
-    multiple: c.
+    multiple: the factor c, at least 0.
     decay: the decay of the mean, per step.
 
   Returns:
