@@ -117,5 +117,10 @@ def test_files_and_targets_named_there_exist(page):
     assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_no_line_of_prose_is_a_comment_of_myst(page):
+  assert not re.search(r"^\s*%", FENCE.sub("", page.read_text()), re.MULTILINE)
+
+
 def test_the_readme_is_short():
   assert len((ROOT / "README.md").read_text().splitlines()) <= 120
