@@ -80,7 +80,7 @@ test-clients:  ## train in numpyro, blackjax, equinox, ... and run their pages
 
 # The lower bounds of pyproject.toml.
 OLDEST := jax==0.7.0 jaxlib==0.7.0 optax==0.2.6 flax==0.11.2 chex==0.1.90 \
-  matplotlib==3.9.0 rich==13.9.1 scikit-learn==1.6.0 scipy==1.15.0 \
+  matplotlib==3.9.0 rich==13.9.1 scikit-learn==1.6.0 scipy==1.16.0 \
   array-record==0.8.1 importlib-resources==6.0.0 pillow==11.0.0 \
   tensorflow-datasets==4.9.9 orbax-checkpoint==0.12.8 tensorboardX==2.6.2.2 \
   wandb==0.22.0 pytest==8.3.1 pytest-xdist==3.6.1
