@@ -243,9 +243,10 @@ def test_vmap_over_seeds(case):
   params = cases.params()
   grads = [cases.gradients(10, seed=seed) for seed in range(3)]
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *grads)
-  states, updates = jax.vmap(lambda g: bare(case).run(g, params))(stacked)
+  run = bare(case).run
+  states, updates = jax.vmap(lambda g: run(g, params))(stacked)
   for i, g in enumerate(grads):
-    close(bare(case).run(g, params), (at(states, i), at(updates, i)))
+    close(run(g, params), (at(states, i), at(updates, i)))
 
 
 # -- updates ----------------------------------------------------------------
@@ -354,12 +355,13 @@ def test_params_are_not_needed(case):
 def test_gradient_through_the_update_is_finite(case):
   """Also at a zero gradient, before and after the window is full."""
   params, grads = cases.params(), cases.gradients(10)
+  made = bare(case)  # not in a trace, whose key other tests would get
 
   @jax.jit
   @jax.grad
   def slope(scale):
     scaled = jax.tree.map(lambda x: scale * x, grads)
-    _, updates = bare(case).run(scaled, params)
+    _, updates = made.run(scaled, params)
     return sum(jnp.sum(x) for x in jax.tree.leaves(updates))
 
   assert np.isfinite(slope(1.0))
