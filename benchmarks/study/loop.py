@@ -1,0 +1,94 @@
+"""The training loop of all tasks and methods, as one jitted scan."""
+
+from collections.abc import Callable
+import operator
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import optax
+from tasks import Problem
+
+
+def runner(
+  problem: Problem,
+  optimizer: Callable[..., optax.GradientTransformationExtraArgs],
+  batch_size: int,
+  steps: int,
+  blocks: int,
+  observe: Callable[..., dict[str, jax.Array]],
+  look: Callable[..., dict[str, jax.Array]],
+  batches: int = 1,
+) -> Callable[..., dict[str, jax.Array]]:
+  """Makes a function (setting, seed) -> arrays, to be vmapped and jitted.
+
+  The seed alone determines the initial weights, the batches and the
+  environments, so that methods can be compared in pairs.
+
+  Args:
+    problem: the task with its data.
+    optimizer: (setting, key) -> transformation. A setting is a dict of numbers.
+    batch_size: the number of examples in a batch.
+    steps: the number of gradient steps, a multiple of `blocks`.
+    blocks: in how many blocks of equal length the steps are divided.
+    observe: (grads, state) -> arrays that are kept of every step. `grads` has
+      the gradients of all batches of the step.
+    look: (grads, params) -> arrays that are kept of the last step of every
+      block. `grads` is the gradient of the step.
+    batches: how many independent batches a step draws. The first one is the
+      training batch.
+
+  Returns:
+    The function. Its arrays are `loss` and those of `observe`, [steps, ...],
+    and those of `look` and of `Problem.scores`, [blocks, ...].
+  """
+
+  def run(setting, seed):
+    keys = jax.random.split(jax.random.key(seed), 4)
+    params, world = problem.init(keys[0]), problem.start(keys[1])
+    tx = optax.with_extra_args_support(optimizer(setting, keys[2]))
+
+    def step(carry, t):
+      params, state, world, _ = carry
+      world, rows = problem.draw(
+        params, world, jax.random.fold_in(keys[3], t), t, batches * batch_size
+      )
+      rows = jax.tree.map(
+        lambda x: x.reshape(batches, batch_size, *x.shape[1:]), rows
+      )
+      parts = [
+        jax.tree.map(operator.itemgetter(i), rows) for i in range(batches)
+      ]
+      found = [jax.value_and_grad(problem.loss)(params, b) for b in parts]
+      loss, grads = found[0]
+      updates, state = tx.update(
+        grads,
+        state,
+        params,
+        value_fn=lambda params: problem.loss(params, parts[0]),
+      )
+      seen = {"loss": loss} | observe([g for _, g in found], state)
+      params = optax.apply_updates(params, updates)
+      return (params, state, world, grads), seen
+
+    def block(carry, times):
+      carry, seen = lax.scan(step, carry, times)
+      params, _, world, grads = carry
+      return carry, (seen, look(grads, params) | problem.scores(params, world))
+
+    start = (params, tx.init(params), world, params)
+    times = jnp.arange(steps).reshape(blocks, -1)
+    _, (seen, looked) = lax.scan(block, start, times)
+    seen = jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), seen)
+    return seen | looked
+
+  return run
+
+
+def results(run: Callable[..., Any], settings, seeds) -> list[dict[str, Any]]:
+  """Runs all (setting, seed) in one program; a dict of arrays of each."""
+  found = jax.device_get(jax.jit(jax.vmap(run))(settings, jnp.asarray(seeds)))
+  return [
+    {name: array[i] for name, array in found.items()} for i in range(len(seeds))
+  ]
