@@ -183,7 +183,7 @@ def possible(groups, data_dir):
     )
   games = importlib.util.find_spec("gymnax") is not None
   if not games:
-    print("PPO is left out: gymnax is missing: pip install '.[benchmarks]'.")
+    print("PPO is left out: gymnax is missing: pip install '.[study]'.")
   return [g for g in groups if (text if g[0] == "transformer" else games)]
 
 

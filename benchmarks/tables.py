@@ -2,12 +2,14 @@
 
 import datetime
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
 
 import jax
 
+OPPONENTS = ("heavytails", "powerlaw")  # their versions are in every table
 README = pathlib.Path(__file__).parent / "README.md"
 
 
@@ -23,9 +25,11 @@ def machine(command):
     "" if devices[0].platform == "cpu" else f", {devices[0].device_kind}"
   )
 
-  packages = ("jax", "jaxlib", "optax", "numpy", "scipy")
-  packages += ("heavytails", "powerlaw")
-  versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
+  versions = ", ".join(
+    f"{name} {importlib.metadata.version(name)}"
+    for name in ("jax", "jaxlib", "optax", "numpy", "scipy", *OPPONENTS)
+    if importlib.util.find_spec(name)
+  )
   return (
     f"{cpu}, {os.cpu_count()} cores{accelerator}; Python"
     f" {platform.python_version()}, {versions};"

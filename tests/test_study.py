@@ -1,0 +1,321 @@
+"""The harness of the study: its store, its processes, its tasks."""
+
+import importlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+STUDY = ROOT / "benchmarks" / "study"
+DATA = ROOT.parent / "shared" / "data"
+
+# An experiment whose runs are cheap. A task hangs, another one fails.
+TINY = """
+import time
+import numpy as np
+
+def run(units, folder):
+  for unit in units:
+    if unit.task == "hang":
+      time.sleep(60)
+    if unit.task == "fail":
+      raise ValueError(f"no such task: {unit.task}")
+    time.sleep(dict(unit.setting)["seconds"])
+    yield {"square": np.float32(unit.seed) ** 2}
+"""
+# Runs the units of a file; ended by the test in the middle.
+MAIN = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import run, store
+lines = pathlib.Path(sys.argv[3]).read_text().splitlines()
+units = [store.Unit.from_json(line) for line in lines]
+run.run_all(units, pathlib.Path(sys.argv[2]), ".")
+"""
+
+
+class Study:
+  """The modules of the study, imported when a test needs them."""
+
+  def __getattr__(self, name):
+    return importlib.import_module(name)
+
+
+@pytest.fixture
+def study(monkeypatch, tmp_path):
+  for folder in (ROOT / "examples", ROOT / "benchmarks", STUDY):
+    monkeypatch.syspath_prepend(folder)
+  (tmp_path / "tiny.py").write_text(TINY)
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+  return Study()
+
+
+def tiny_units(study, task, seeds, steps=1, seconds=0.0):
+  return [
+    study.store.Unit(
+      "tiny", task, "none", 1, steps, (("seconds", seconds),), seed, 1
+    )
+    for seed in seeds
+  ]
+
+
+def rows(study, path):
+  with study.store.opened(path) as connection:
+    return list(study.store.rows(connection))
+
+
+def test_every_run_is_a_row_and_nothing_runs_twice(study, tmp_path, capsys):
+  path = tmp_path / "study.sqlite"
+  units = tiny_units(study, "a", [0, 1, 2]) + tiny_units(study, "b", [3])
+  study.run.run_all(units, path, ".", jobs=2)
+  found = rows(study, path)
+  squares = {row.unit: float(row.arrays["square"]) for row in found}
+  assert squares == dict(zip(units, [0.0, 1.0, 4.0, 9.0]))
+  assert all(row.seconds > 0 and "jax" in row.machine for row in found)
+  assert all(row.revision for row in found)
+  capsys.readouterr()
+  more = [*units, *tiny_units(study, "b", [4])]
+  study.run.run_all(more, path, ".")
+  assert "4 of 5 runs are done, 1 groups are left" in capsys.readouterr().out
+  assert [row.unit for row in rows(study, path)] == [
+    row.unit for row in found
+  ] + more[-1:]
+
+
+def test_no_group_starts_after_the_time(study, tmp_path, capsys):
+  path = tmp_path / "study.sqlite"
+  study.run.run_all(tiny_units(study, "a", [0]), path, ".", minutes=0)
+  assert not rows(study, path)
+  assert capsys.readouterr().out.endswith("0 of 1 runs are done\n")
+
+
+def test_kill_and_resume(study, tmp_path):
+  """Ended by SIGKILL in the middle, and gone on with in another process."""
+  path, lines = tmp_path / "study.sqlite", tmp_path / "units"
+  units = []
+  for steps in range(8):  # eight groups
+    units += tiny_units(study, "a", [1, 2], steps, seconds=0.3)
+  lines.write_text("\n".join(unit.json for unit in units))
+  main = tmp_path / "main.py"
+  main.write_text(MAIN)
+  command = [sys.executable, main, STUDY, path, lines]
+  with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+      if path.exists() and len(rows(study, path)) >= 4:
+        break
+      time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+  before = rows(study, path)
+  assert 4 <= len(before) < 16
+  assert len(before) % 2 == 0  # whole groups
+  study.run.run_all(units, path, ".", jobs=2)
+  after = rows(study, path)
+  assert after[: len(before)] == before
+  assert sorted(row.unit.key for row in after) == sorted(u.key for u in units)
+
+
+def test_a_hang_and_a_failure_are_rows_and_are_tried_twice(
+  study, tmp_path, capsys
+):
+  path = tmp_path / "study.sqlite"
+  good = tiny_units(study, "a", [5])
+  bad = tiny_units(study, "hang", [0]) + tiny_units(study, "fail", [1])
+  study.run.run_all(bad + good, path, ".", limit=2)
+  assert [row.unit for row in rows(study, path)] == good
+  with study.store.opened(path) as connection:
+    found = study.store.troubles(connection)
+    assert study.store.pending(connection, bad + good) == ([], bad)
+  hung = (bad[0], "hung", "no result after 2 s")
+  failed = (bad[1], "failed", "ValueError: no such task: fail")
+  assert found == [hung, failed, hung, failed]
+  capsys.readouterr()
+  study.run.run_all(bad + good, path, ".", limit=2)
+  assert "given up: tiny: hang, none, batch 1, 1 runs" in (
+    capsys.readouterr().out
+  )
+
+
+def test_a_store_of_another_version_is_refused(study, tmp_path, monkeypatch):
+  path = tmp_path / "study.sqlite"
+  study.run.run_all(tiny_units(study, "a", [1]), path, ".")
+  monkeypatch.setattr(study.store, "VERSION", 2)
+  with (
+    pytest.raises(study.store.StoreError, match=r"version 1 and .* needs 2"),
+    study.store.opened(path),
+  ):
+    pass
+  path.write_text("step,loss\n1,2\n" * 100)
+  with (
+    pytest.raises(study.store.StoreError, match="is not a store"),
+    study.store.opened(path),
+  ):
+    pass
+
+
+def test_the_key_depends_on_all_that_defines_a_run(study):
+  unit = study.store.Unit("e", "t", "m", 1, 2, (("a", 0.1), ("b", 2.0)), 3, 4)
+  assert study.store.Unit.from_json(unit.json) == unit
+  others = [
+    unit._replace(**{name: value})
+    for name, value in {
+      "experiment": "f",
+      "task": "u",
+      "method": "n",
+      "batch_size": 2,
+      "steps": 3,
+      "setting": (("a", 0.2), ("b", 2.0)),
+      "seed": 4,
+      "version": 5,
+    }.items()
+  ]
+  assert len({u.key for u in [unit, *others]}) == 1 + len(unit._fields)
+  same = [other.group == unit.group for other in others]
+  assert [
+    name for name, one in zip(unit._fields, same, strict=True) if one
+  ] == ["setting", "seed"]
+
+
+def test_what_the_atlas_keeps(study):
+  """The first step of a regression, computed again by NumPy."""
+  atlas, tasks = study.atlas, study.tasks
+  task = tasks.TASKS["student_1_5"]
+  unit = next(u for u in atlas.units(["student_1_5"]) if u.batch_size == 4)
+  one, other = atlas.run(
+    [unit._replace(steps=20), unit._replace(steps=20, seed=1)], "."
+  )
+  shapes = {name: array.shape for name, array in one.items()}
+  assert shapes == {
+    "loss": (20,),
+    "norm": (20,),
+    "noise": (20,),
+    "layers": (20, 1),
+    "largest": (10, 20),
+    "valid_loss": (10,),
+    "test_loss": (10,),
+    "layer_names": (1,),
+    "entries": (),
+  }
+  problem = task.make(".")
+  keys = jax.random.split(jax.random.key(0), 4)
+  world = problem.start(keys[1])
+  key = jax.random.fold_in(keys[3], 0)
+  _, (x, y) = problem.draw({}, world, key, 0, 8)
+  x, y = np.float64(x), np.float64(y)
+  grads = [-x[i].T @ y[i] / 4 for i in (slice(4), slice(4, 8))]
+  norm = np.linalg.norm(grads[0])
+  noise = np.linalg.norm(grads[0] - grads[1]) / np.sqrt(2)
+  np.testing.assert_allclose(one["loss"][0], np.mean(y[:4] ** 2) / 2, rtol=1e-4)
+  np.testing.assert_allclose(one["norm"][0], norm, rtol=1e-4)
+  np.testing.assert_allclose(one["layers"][0], norm, rtol=1e-4)
+  np.testing.assert_allclose(one["noise"][0], noise, rtol=1e-4)
+  assert np.all(np.diff(one["largest"]) <= 0)
+  assert not np.allclose(one["norm"], other["norm"])
+
+
+def test_methods_see_the_same_weights_and_batches(study):
+  atlas = study.atlas
+  sgd, adam = (
+    u._replace(steps=10)
+    for u in atlas.units(["zipf"], seeds=[3])
+    if u.batch_size == 16
+  )
+  first = [atlas.run([unit], ".")[0] for unit in (sgd, adam)]
+  assert first[0]["norm"][0] == first[1]["norm"][0]
+  assert first[0]["norm"][1] != first[1]["norm"][1]
+
+
+def test_again_repeats_a_tenth_with_other_seeds(study):
+  atlas = study.atlas
+  all_, again = atlas.units(), atlas.again()
+  without = lambda units: {unit._replace(seed=0) for unit in units}
+  assert without(again) < without(all_)
+  assert {unit.seed for unit in again}.isdisjoint({u.seed for u in all_})
+  assert len(without(again)) == -(-len(without(all_)) // 10)
+
+
+def test_experience_comes_before_every_sixteenth_step(study):
+  pytest.importorskip("gymnax", reason="PPO needs the extra study")
+  problem = study.tasks.TASKS["cartpole"].make(".")
+  key = jax.random.key(0)
+  params, world = problem.init(key), problem.start(key)
+  draw = jax.jit(problem.draw, static_argnums=4)
+  seen = []
+  for step in range(18):
+    world, batch = draw(params, world, jax.random.key(step), step, 4)
+    seen.append(np.asarray(world[1][1]))
+    assert batch[1].shape == (4,)
+    assert np.all(np.isin(batch[1], seen[-1]))
+  new = [i for i in range(1, 18) if not np.array_equal(seen[i], seen[i - 1])]
+  assert new == [16]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+  """The data of the tasks, as `run.py` takes them; skips where it is absent."""
+  import gzip
+
+  if not DATA.exists():
+    pytest.skip(f"needs {DATA}")
+  folder = tmp_path_factory.mktemp("data")
+  for part in ("train", "test"):
+    name = f"ptb.{part}.txt.gz"
+    (folder / name).symlink_to(DATA / "ptb" / name)
+  with gzip.open(DATA / "tinyshakespeare" / "input.txt.gz", "rt") as file:
+    (folder / "tiny_shakespeare.txt").write_text(file.read())
+  parts = {}
+  for part, prefix in (("train", "train"), ("test", "t10k")):
+    for letter, name, first in (
+      ("x", "images-idx3", 16),
+      ("y", "labels-idx1", 8),
+    ):
+      path = DATA / "fashion_mnist" / f"{prefix}-{name}-ubyte.gz"
+      values = np.frombuffer(gzip.open(path).read(), np.uint8, offset=first)
+      shape = (-1, 28, 28) if letter == "x" else (-1,)
+      parts[f"{letter}_{part}"] = values.reshape(shape)
+  np.savez(folder / "fashion_mnist.npz", **parts)
+  return folder
+
+
+# CIFAR-10 has no file here that tests can read.
+LEARNT = [
+  "digits",
+  "fashion",
+  "fashion_noisy",
+  "words",
+  "characters",
+  "cartpole",
+  "acrobot",
+  "breakout",
+  "gauss",
+  "student_3",
+  "student_1_5",
+  "zipf",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LEARNT)
+def test_a_task_is_learnt(study, folder, name):
+  """Adam beats a guess by the margin of the task."""
+  task = study.tasks.TASKS[name]
+  if task.score == "return":
+    pytest.importorskip("gymnax", reason="PPO needs the extra study")
+  units = study.atlas.units([name], seeds=[7])
+  unit = next(u for u in units if u.method == "adam" and u.batch_size == 64)
+  (found,) = study.atlas.run([unit], str(folder))
+  assert np.all(np.isfinite(found["norm"]))
+  if task.score == "return":
+    late = found["returns"][-1] - found["returns"][-4]
+    score = late / (found["episodes"][-1] - found["episodes"][-4])
+  else:
+    score = found[f"test_{task.score}"][-1]
+  sign = 1 if task.higher_is_better else -1
+  assert sign * (score - task.guess) > task.margin, score
