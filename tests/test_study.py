@@ -9,7 +9,9 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -239,6 +241,63 @@ def test_again_repeats_a_tenth_with_other_seeds(study):
   assert without(again) < without(all_)
   assert {unit.seed for unit in again}.isdisjoint({u.seed for u in all_})
   assert len(without(again)) == -(-len(without(all_)) // 10)
+
+
+def row_of(study, unit, scores):
+  """A row of the comparison with these validation scores of its blocks."""
+  arrays = {"loss": np.zeros(4), "valid_loss": np.array(scores)}
+  return study.store.Row(unit, arrays, 1.0, "", "")
+
+
+def test_the_best_setting_is_run_with_fresh_seeds(study):
+  """The setting with the best mean over the tuning seeds, if all are there."""
+  comparison, methods = study.comparison, study.methods
+  units = [u for u in comparison.tuning(["words"]) if u.method == "sgd_clip"]
+  settings = methods.METHODS["sgd_clip"].settings(comparison.SETTINGS)
+  assert len(units) == len(settings) * len(comparison.TUNE)
+  scores = np.random.default_rng(0).uniform(4, 6, len(units))
+  scores[6:8] = 3.9, np.nan  # nan counts as a guess, log(1000)
+  scores[10:12] = 4.0, 4.1
+  made = [row_of(study, u, [9.0, s]) for u, s in zip(units, scores)]
+  assert not comparison.final(made[:-1])
+  chosen = comparison.final(made)
+  assert {dict(u.setting)["rate"] for u in chosen} == {settings[5]["rate"]}
+  seeds = [u.seed for u in chosen]
+  assert seeds == list(comparison.FINAL)
+  assert not {u.seed for u in comparison.tuning()} & set(seeds)
+  again = made + [row_of(study, u, [9.0, 1.0]) for u in chosen]
+  assert comparison.final(again) == chosen  # final runs choose nothing
+
+
+def test_methods_of_a_family_share_their_space(study):
+  families = {}
+  for name, method in study.methods.METHODS.items():
+    assert method.family in ("sgd", "adam")
+    for one in method.settings(20):
+      for key, (low, high) in method.space.items():
+        assert low * 0.999 <= one[key] <= high * 1.001, name
+    families.setdefault(method.family, set()).add(method.space["rate"])
+  assert all(len(spaces) == 1 for spaces in families.values())
+  few, many = (study.methods.METHODS["lion"].settings(n) for n in (5, 12))
+  assert few == many[:5]
+
+
+def test_htga_with_an_exponent_of_1_is_the_identity(study):
+  """The placebo hands on the gradients to the last bit, and its tail is known.
+
+  (Whole programs differ by rounding, since XLA fuses them differently.)
+  """
+  front = study.methods.METHODS["htga_gamma_1"].make.keywords["front"]
+  tx = front(study.tasks.TASKS["words"], {})
+  grads = jnp.float32(np.random.default_rng(0).standard_cauchy((400, 3)))
+
+  def step(state, g):
+    updates, state = tx.update(g, state, g)
+    return state, (updates, optax.tree.get(state, "tail_index"))
+
+  _, (updates, indices) = jax.lax.scan(step, tx.init(grads[0]), grads)
+  np.testing.assert_array_equal(updates, grads)
+  assert 0.5 < indices[-1] < 2  # the index is 1, from 16 norms
 
 
 def test_experience_comes_before_every_sixteenth_step(study):

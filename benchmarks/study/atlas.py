@@ -10,6 +10,7 @@ min(1, sqrt(B/64)). Kept of a run:
     largest [10, 512]   the largest entries of the gradient at ten moments
 """
 
+from collections.abc import Callable
 import math
 from typing import Any
 
@@ -65,16 +66,22 @@ def again(share: float = 0.1, names=tuple(tasks.TASKS)) -> list[Unit]:
   ]
 
 
-def observe(grads, state) -> dict[str, jax.Array]:
-  """The norms that are kept of every step."""
-  del state
-  noise = jax.tree.map(lambda a, b: (a - b) / math.sqrt(2), *grads)
-  layers = norms.layer_norms(grads[0])
-  return {
-    "norm": norms.norm(grads[0]),
-    "noise": norms.norm(noise),
-    "layers": jnp.stack(jax.tree.leaves(layers)).ravel(),
-  }
+def observer(loss) -> Callable[..., dict[str, jax.Array]]:
+  """Makes a function that computes the norms that are kept of every step."""
+
+  def observe(grads, params, state, others):
+    del state
+    (batch,) = others
+    noise = jax.tree.map(
+      lambda a, b: (a - b) / math.sqrt(2), grads, jax.grad(loss)(params, batch)
+    )
+    return {
+      "norm": norms.norm(grads),
+      "noise": norms.norm(noise),
+      "layers": norms.layer_norms(grads),
+    }
+
+  return observe
 
 
 def look(grads, params) -> dict[str, jax.Array]:
@@ -95,7 +102,7 @@ def run(group: list[Unit], folder: str) -> list[dict[str, Any]]:
     unit.batch_size,
     unit.steps,
     BLOCKS,
-    observe,
+    observer(problem.loss),
     look,
     batches=2,
   )

@@ -20,6 +20,8 @@ def runner(
   observe: Callable[..., dict[str, jax.Array]],
   look: Callable[..., dict[str, jax.Array]],
   batches: int = 1,
+  extra_args: Callable[..., dict[str, Any]] = lambda *arguments: {},
+  finish: Callable[..., dict[str, jax.Array]] = lambda *arguments: {},
 ) -> Callable[..., dict[str, jax.Array]]:
   """Makes a function (setting, seed) -> arrays, to be vmapped and jitted.
 
@@ -32,16 +34,20 @@ def runner(
     batch_size: the number of examples in a batch.
     steps: the number of gradient steps, a multiple of `blocks`.
     blocks: in how many blocks of equal length the steps are divided.
-    observe: (grads, state) -> arrays that are kept of every step. `grads` has
-      the gradients of all batches of the step.
+    observe: (grads, params, state, other batches) -> arrays that are kept of
+      every step. The parameters are those before the step, the state is that
+      after it.
     look: (grads, params) -> arrays that are kept of the last step of every
       block. `grads` is the gradient of the step.
     batches: how many independent batches a step draws. The first one is the
       training batch.
+    extra_args: (loss, params, state, batches) -> the extra arguments of update.
+    finish: (params, world, key) -> arrays that are kept of the end.
 
   Returns:
     The function. Its arrays are `loss` and those of `observe`, [steps, ...],
-    and those of `look` and of `Problem.scores`, [blocks, ...].
+    those of `look` and of `Problem.scores`, [blocks, ...], and those of
+    `finish`.
   """
 
   def run(setting, seed):
@@ -60,15 +66,14 @@ def runner(
       parts = [
         jax.tree.map(operator.itemgetter(i), rows) for i in range(batches)
       ]
-      found = [jax.value_and_grad(problem.loss)(params, b) for b in parts]
-      loss, grads = found[0]
+      loss, grads = jax.value_and_grad(problem.loss)(params, parts[0])
       updates, state = tx.update(
         grads,
         state,
         params,
-        value_fn=lambda params: problem.loss(params, parts[0]),
+        **extra_args(problem.loss, params, state, parts),
       )
-      seen = {"loss": loss} | observe([g for _, g in found], state)
+      seen = {"loss": loss} | observe(grads, params, state, parts[1:])
       params = optax.apply_updates(params, updates)
       return (params, state, world, grads), seen
 
@@ -79,9 +84,9 @@ def runner(
 
     start = (params, tx.init(params), world, params)
     times = jnp.arange(steps).reshape(blocks, -1)
-    _, (seen, looked) = lax.scan(block, start, times)
+    (params, _, world, _), (seen, looked) = lax.scan(block, start, times)
     seen = jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), seen)
-    return seen | looked
+    return seen | looked | finish(params, world, keys[3])
 
   return run
 

@@ -227,10 +227,18 @@ def run_all(
 def main() -> None:
   """Parses the command line."""
   import atlas
+  import comparison
+
+  def final(names):
+    with store.opened(args.store) as connection:
+      found = store.rows(connection, comparison.NAME)
+      return comparison.final(found, names)
 
   experiments = {
-    "atlas": lambda names: atlas.units(names),
+    "atlas": atlas.units,
     "again": lambda names: atlas.again(names=names),
+    "tuning": comparison.tuning,
+    "final": final,
   }
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -241,7 +249,11 @@ def main() -> None:
   parser.add_argument("--limit", type=int, default=LIMIT, help="of a group, s")
   parser.add_argument("--jobs", type=int, help="groups that run at once")
   parser.add_argument(
-    "--experiment", choices=experiments, default="atlas", help="default: atlas"
+    "--experiment",
+    choices=experiments,
+    default="atlas",
+    help="atlas (default); again: a tenth of it, with other seeds; tuning and"
+    " final: the two stages of the comparison",
   )
   parser.add_argument(
     "--only", nargs="+", choices=tasks.TASKS, metavar="TASK", help="these tasks"

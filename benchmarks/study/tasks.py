@@ -69,6 +69,7 @@ class Task(NamedTuple):
     guess: the score of a guess.
     margin: by how much a trained model must be better than a guess.
     rates: a learning rate for batches of 64, by method.
+    norm: a usual norm of the gradient, in orders of magnitude.
     steps: the number of gradient steps of the atlas.
     batch_sizes: the batch sizes of the atlas.
     version: changes when the task changes.
@@ -79,6 +80,7 @@ class Task(NamedTuple):
   guess: float
   margin: float
   rates: Mapping[str, float]
+  norm: float = 1.0
   steps: int = 2000
   batch_sizes: tuple[int, ...] = (1, 4, 16, 64, 256)
   version: int = 1
@@ -310,6 +312,7 @@ TASKS: dict[str, Task] = {
     0.1,
     0.4,
     _IMAGE_RATES,
+    norm=3.0,
   ),
   "cifar": Task(
     _make(_images, name="cifar10", model="cnn", size=5000, width=8),
@@ -325,6 +328,7 @@ TASKS: dict[str, Task] = {
     1.5,
     {"sgd": 10.0, "adam": 0.02},
     steps=1000,
+    norm=0.2,
   ),
   "characters": Task(
     _make(
@@ -343,6 +347,7 @@ TASKS: dict[str, Task] = {
     50.0,
     _GAME_RATES,
     batch_sizes=(16, 64, 256),
+    norm=20.0,
   ),
   "acrobot": Task(
     _make(_games, name="Acrobot-v1"),
@@ -351,6 +356,7 @@ TASKS: dict[str, Task] = {
     150.0,
     _GAME_RATES,
     batch_sizes=(16, 64, 256),
+    norm=20.0,
   ),
   "breakout": Task(
     _make(_games, name="Breakout-MinAtar"),
