@@ -336,7 +336,8 @@ def folder(tmp_path_factory):
       ("y", "labels-idx1", 8),
     ):
       path = DATA / "fashion_mnist" / f"{prefix}-{name}-ubyte.gz"
-      values = np.frombuffer(gzip.open(path).read(), np.uint8, offset=first)
+      content = gzip.decompress(path.read_bytes())
+      values = np.frombuffer(content, np.uint8, offset=first)
       shape = (-1, 28, 28) if letter == "x" else (-1,)
       parts[f"{letter}_{part}"] = values.reshape(shape)
   np.savez(folder / "fashion_mnist.npz", **parts)
