@@ -43,10 +43,10 @@ def table(head, rows):
   return ["| " + " | ".join(row) + " |" for row in cells]
 
 
-def write(name, lines):
-  """Writes the lines between the markers of that name, and prints them."""
+def write(name, lines, page=README):
+  """Writes the lines between the page's markers of that name; prints them."""
   begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
   text = "\n".join(lines) + "\n"
-  before, rest = README.read_text().split(begin)
-  README.write_text(before + begin + text + end + rest.split(end)[1])
+  before, rest = page.read_text().split(begin)
+  page.write_text(before + begin + text + end + rest.split(end)[1])
   print("\n" + text)

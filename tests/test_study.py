@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 ROOT = pathlib.Path(__file__).parent.parent
 STUDY = ROOT / "benchmarks" / "study"
@@ -379,3 +380,68 @@ def test_a_task_is_learnt(study, folder, name):
     score = found[f"test_{task.score}"][-1]
   sign = 1 if task.higher_is_better else -1
   assert sign * (score - task.guess) > task.margin, score
+
+
+def test_effects_and_their_correction(study):
+  """Against SciPy's paired test, and Holm's method written out."""
+  report = study.comparison_report
+  rng = np.random.default_rng(0)
+  a, b = rng.normal(1, 1, 10), rng.normal(0, 1, 10)
+  found = report.effect(a - b)
+  expected = stats.ttest_rel(a, b)
+  assert found.mean == pytest.approx(np.mean(a) - np.mean(b))
+  assert found.pvalue == pytest.approx(expected.pvalue)
+  assert found.low < found.mean < found.high
+  low, high = expected.confidence_interval()
+  assert found.high - found.low == pytest.approx(high - low, rel=0.35)
+  # With this difference, 80 percent of the noncentral t is above its quantile.
+  noncentrality = found.smallest / (np.std(a - b, ddof=1) / np.sqrt(10))
+  power = stats.nct.sf(stats.t.isf(0.025, 9), 9, noncentrality)
+  assert power == pytest.approx(0.8, abs=0.03)
+  assert report.effect(np.zeros(10)) == (0, 0, 0, 1, 0)
+  corrected = report.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.9})
+  assert corrected == pytest.approx({"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.9})
+
+
+def test_verdicts_of_the_protocols(study):
+  word = study.atlas_report.word
+  assert word(1.4, 1.2, 1.6, 5.0) == "infinite variance"
+  assert word(2.9, 2.5, 3.4, 5.0) == "heavy"
+  assert word(4.8, 4.2, 5.7, 5.0) == "cannot be told"
+  assert word(5.2, 4.4, 6.1, 5.0) == "light"
+  assert word(1.7, 1.2, 1.9, 1.5) == "light"  # the band is below 2
+  assert word(np.nan, np.nan, np.nan, 5.0) == "cannot be told"
+  # Norms over the others of their update: its scale cancels.
+  norms = np.arange(1.0, 33)[None]
+  found = study.atlas_report.within_updates(norms)
+  first = [
+    x / np.median(np.delete(norms[0, :16], i))
+    for i, x in enumerate(norms[0, :16])
+  ]
+  np.testing.assert_allclose(found[0, :16], first)
+  found = study.atlas_report.within_updates(norms * np.repeat([1, 1e6], 16))
+  np.testing.assert_allclose(found[0, :16], first)
+
+
+def test_a_light_law_is_light_and_a_heavy_one_is_heavy(study, monkeypatch):
+  """Two seeds of 1,000 norms each, from NumPy; the band as in README.md."""
+  band = np.array([4.7, 5.7, 7.0])
+  monkeypatch.setattr(study.atlas_report, "band", lambda *arguments: band)
+  rng = np.random.default_rng(0)
+  read = study.atlas_report.read
+  light = np.abs(rng.standard_normal((2, 1000)))
+  heavy = rng.pareto(1.5, (2, 1000)) + 1
+  assert read(light).verdict == "light"
+  assert read(heavy).verdict in ("heavy", "infinite variance")
+  assert read(heavy).low < 1.5 < read(heavy).high
+  warm_up = light * (1 + 10 * np.exp(-np.arange(1000) / 20))
+  assert read(warm_up).verdict == "only looks heavy"
+
+
+def test_entries_of_a_gradient(study):
+  largest = np.sort(np.random.default_rng(0).pareto(2.0, 100_000) + 1)[::-1]
+  of_entries = study.atlas_report.of_entries
+  assert of_entries(largest[:512], 100_000) == pytest.approx(2.0, rel=0.1)
+  tail = largest[:101]
+  expected = 100 / np.sum(np.log(tail[:100] / tail[100]))
+  assert of_entries(largest[:512], 10_000) == pytest.approx(expected)
