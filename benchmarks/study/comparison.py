@@ -66,7 +66,9 @@ def tuning(names: Iterable[str] = tuple(SIZES)) -> list[Unit]:
 
 
 def score_of(row: Row, part: str = tasks.VALID) -> float:
-  """The score of a run at its end; that of a guess if it is not finite.
+  """The score of a run at its end.
+
+  It is that of a guess if the run is not finite, or worse than a guess.
 
   For games it is the mean return of the episodes that end in the last quarter.
   """
@@ -82,8 +84,8 @@ def score_of(row: Row, part: str = tasks.VALID) -> float:
     score = row.arrays[f"{part}_{task.score}"][-1]
   if not np.all(np.isfinite(row.arrays["loss"])) or not np.isfinite(score):
     return task.guess
-  worse = min if task.higher_is_better else max
-  return float(score if task.higher_is_better else -worse(-score, -task.guess))
+  better = max if task.higher_is_better else min
+  return float(better(score, task.guess))
 
 
 def best(rows: Iterable[Row]) -> dict[tuple[str, str], tuple]:
