@@ -50,3 +50,12 @@ def write(name, lines, page=README):
   before, rest = page.read_text().split(begin)
   page.write_text(before + begin + text + end + rest.split(end)[1])
   print("\n" + text)
+
+
+def append(name, lines, page=README):
+  """Adds lines before the end marker of that name, and prints them."""
+  end = f"<!-- {name}: end -->\n"
+  text = "\n".join(lines) + "\n"
+  before, after = page.read_text().split(end)
+  page.write_text(before + "\n" + text + end + after)
+  print("\n" + text)
