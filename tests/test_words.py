@@ -57,8 +57,8 @@ def files():
   for pattern in (
     "examples/*.py",
     "examples/*.md",
-    "benchmarks/*.py",
-    "benchmarks/README.md",
+    "benchmarks/**/*.py",
+    "benchmarks/**/*.md",
     "docs/**/*.md",
     "*.md",
   ):

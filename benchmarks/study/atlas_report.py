@@ -47,7 +47,7 @@ Group = tuple[str, str, int]  # task, method, batch size
 
 
 class Reading(NamedTuple):
-  """What is read of a kind of norms in a group.
+  """The measurement of one kind of norms in a group.
 
   Attributes:
     index, low, high: the combined estimate of the seeds, and its interval.
