@@ -234,7 +234,8 @@ class Block(nnx.Module):
 
   The basic block has two 3x3 convolutions with `width` channels. The bottleneck
   block has a 1x1 and a 3x3 convolution with `width` channels, and then a 1x1
-  convolution with four times as many. The first 3x3 convolution has the stride.
+  convolution with four times as many. The first 3x3 convolution has the stride,
+  as in torchvision; in the original bottleneck block, the first 1x1 has it.
   """
 
   def __init__(
@@ -274,9 +275,9 @@ class ResNet(nnx.Module):
   """A ResNet with the 3x3 stem usual for CIFAR, for images of any size.
 
   A subclass states the number of blocks in each stage, and whether they are
-  bottleneck blocks. With 1,000 classes, it has 7,680 parameters less than the
-  published network for ImageNet (11,689,512 in ResNet-18, 25,557,032 in
-  ResNet-50). This is the difference of a 3x3 stem and a 7x7 stem.
+  bottleneck blocks. For colour images of 1,000 classes, the network has 7,680
+  parameters fewer than torchvision's (11,689,512 of ResNet-18, 25,557,032 of
+  ResNet-50), whose stem is 7x7.
   """
 
   stages: tuple[int, ...]

@@ -228,8 +228,8 @@ def test_tokens_on_a_mesh_of_explicit_axes(name):
   np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
 
-# resnet50 has the modules of resnet18 and takes twice as long. For these images,
-# one input of a ReLU is so close to 0 that rounding decides the gradient.
+# resnet50 has the modules of resnet18 and takes twice as long. On these images,
+# one input of a ReLU is 6e-7, so that rounding decides the gradient.
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [m for m in models.MODELS if m != "resnet50"])
 @pytest.mark.devices(8)
