@@ -1,6 +1,7 @@
-"""How the examples load text, and their errors."""
+"""How the examples load text and images, and their errors."""
 
 import gzip
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -128,6 +129,84 @@ def test_penn_treebank(data):
   start = "<eos> mr. <unk> is chairman of <unk> n.v. the dutch publishing group"
   where = symbols(dataset, dataset.x_train[:3])
   assert start in " ".join(where)
+
+
+TFDS_IMAGES = {  # shape and number of classes
+  "mnist": ((28, 28, 1), 10),
+  "fashion_mnist": ((28, 28, 1), 10),
+  "cifar10": ((32, 32, 3), 10),
+  "cifar100": ((32, 32, 3), 100),
+  "svhn_cropped": ((32, 32, 3), 10),
+}
+
+
+# Its import takes five seconds, and these tests do not need it.
+needs_tensorflow = pytest.mark.skipif(
+  importlib.util.find_spec("tensorflow") is None, reason="no TensorFlow"
+)
+
+
+class Rows(list):
+  """Examples that can be read in blocks, as those of TFDS."""
+
+  def __getitems__(self, places):
+    return [self[place] for place in places]
+
+
+@needs_tensorflow
+@pytest.mark.filterwarnings("ignore")  # TFDS warns
+@pytest.mark.parametrize("name", TFDS_IMAGES)
+def test_images_of_tfds(data, monkeypatch, name):
+  """The official builder, with random examples in place of the download."""
+  tfds = pytest.importorskip("tensorflow_datasets")
+  rng = np.random.default_rng(0)
+  splits = {}
+
+  def value(feature):
+    if isinstance(feature, tfds.features.ClassLabel):
+      return rng.integers(feature.num_classes)
+    if isinstance(feature, tfds.features.Image):
+      return rng.integers(0, 256, feature.shape, np.uint8)
+    return b"text"
+
+  def source(builder, split):
+    features = builder.info.features
+    example = lambda: {key: value(features[key]) for key in features}
+    splits[split] = Rows(example() for _ in range(1100))  # a block and a part
+    return splits[split]
+
+  asked = []
+  monkeypatch.setattr("requests.head", lambda url, timeout: asked.append(url))
+  with tfds.testing.mock_data(as_data_source_fn=source):
+    dataset = data.load_images(name)
+  assert len(asked) == 1 and list(splits) == ["train", "test"]
+  assert (dataset.x_train.shape[1:], dataset.classes) == TFDS_IMAGES[name]
+  assert dataset.name == name and dataset.x_train.dtype == np.uint8
+  xs, ys = dataset[:4:2], dataset[1:4:2]
+  for rows, x, y in zip(splits.values(), xs, ys, strict=True):
+    np.testing.assert_array_equal(x, [row["image"] for row in rows])
+    np.testing.assert_array_equal(y, [row["label"] for row in rows])
+
+
+def test_every_data_set_of_tfds_is_tested(data):
+  assert tuple(TFDS_IMAGES) == data.TFDS_NAMES
+
+
+@needs_tensorflow
+@pytest.mark.filterwarnings("ignore")  # TFDS warns
+def test_without_a_network_the_address_is_named(data, monkeypatch, tmp_path):
+  pytest.importorskip("tensorflow_datasets")
+  requests = pytest.importorskip("requests")
+
+  def unreachable(url, timeout):
+    raise requests.ConnectionError
+
+  monkeypatch.setattr("requests.head", unreachable)
+  with pytest.raises(data.DataError) as raised:
+    data.load("svhn_cropped", str(tmp_path))
+  assert str(raised.value).startswith(
+    "svhn_cropped: cannot reach http://ufldl.stanford.edu/housenumbers/"
+  )
 
 
 @pytest.mark.slow
