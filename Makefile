@@ -27,8 +27,9 @@ $(VENV)/.demo: pyproject.toml
 	  $(BIN)/python -m pip install --quiet --editable '.[examples]' )
 	touch $@
 
-demo: $(VENV)/.demo  ## train on real data with HTGA and three other optimizers, and plot it
+demo: $(VENV)/.demo  ## train on images and on a heavy-tailed task, and plot it
 	$(BIN)/python examples/quickstart.py
+	$(BIN)/python examples/heavy_noise.py
 
 test: lint  ## lint, check types, run doctests and all tests that are not slow
 	$(PYTEST) -n auto
