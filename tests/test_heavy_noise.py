@@ -43,7 +43,7 @@ def test_table_and_picture(example, tmp_path):
 
 
 def test_errors_are_one_line(example):
-  with pytest.raises(SystemExit, match="^heavy_noise: .*300"):
+  with pytest.raises(SystemExit, match=r"^heavy_noise: .*300"):
     example.main(["--steps", "10"])
 
 
