@@ -365,10 +365,10 @@ def draw(readings: dict[Group, Reading], path: pathlib.Path) -> None:
       low, _, high = band(law, 2000, 0.0)
       ax.axhspan(low, high, color=color, zorder=0)
       ax.text(
-        len(names) - 0.52,
+        1.005,
         (low * high) ** 0.5,
-        law,
-        ha="right",
+        law.replace("|t_3|", "$|t_3|$"),
+        transform=ax.get_yaxis_transform(),
         va="center",
         fontsize=8,
         color="0.35",
