@@ -2,12 +2,14 @@
 
 import datetime
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
 
 import jax
 
+OPPONENTS = ("heavytails", "powerlaw")  # their versions are in every table
 README = pathlib.Path(__file__).parent / "README.md"
 
 
@@ -23,9 +25,11 @@ def machine(command):
     "" if devices[0].platform == "cpu" else f", {devices[0].device_kind}"
   )
 
-  packages = ("jax", "jaxlib", "optax", "numpy", "scipy")
-  packages += ("heavytails", "powerlaw")
-  versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
+  versions = ", ".join(
+    f"{name} {importlib.metadata.version(name)}"
+    for name in ("jax", "jaxlib", "optax", "numpy", "scipy", *OPPONENTS)
+    if importlib.util.find_spec(name)
+  )
   return (
     f"{cpu}, {os.cpu_count()} cores{accelerator}; Python"
     f" {platform.python_version()}, {versions};"
@@ -39,10 +43,19 @@ def table(head, rows):
   return ["| " + " | ".join(row) + " |" for row in cells]
 
 
-def write(name, lines):
-  """Writes the lines between the markers of that name, and prints them."""
+def write(name, lines, page=README):
+  """Writes the lines between the page's markers of that name; prints them."""
   begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
   text = "\n".join(lines) + "\n"
-  before, rest = README.read_text().split(begin)
-  README.write_text(before + begin + text + end + rest.split(end)[1])
+  before, rest = page.read_text().split(begin)
+  page.write_text(before + begin + text + end + rest.split(end)[1])
+  print("\n" + text)
+
+
+def append(name, lines, page=README):
+  """Adds lines before the end marker of that name, and prints them."""
+  end = f"<!-- {name}: end -->\n"
+  text = "\n".join(lines) + "\n"
+  before, after = page.read_text().split(end)
+  page.write_text(before + "\n" + text + end + after)
   print("\n" + text)
