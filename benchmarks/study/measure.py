@@ -71,8 +71,8 @@ REPLICATIONS = 200
 
 # The median removes correlation. For an AR(1) Gaussian copula with each of
 # these correlations, the norms over the median have the second one (simulated).
-CORRELATIONS = (0.0, 0.3, 0.6, 0.8, 0.9, 0.95)
-OVER_LEVEL = (-0.01, 0.275, 0.56, 0.745, 0.82, 0.845)
+CORRELATIONS = np.float32([0, 0.3, 0.6, 0.8, 0.9, 0.95])
+OVER_LEVEL = np.float32([-0.01, 0.275, 0.56, 0.745, 0.82, 0.845])
 
 # Verdicts; see :func:`verdict`.
 INFINITE, HEAVY, LIGHT, OPEN = (
@@ -150,7 +150,7 @@ def _tail(norms: jax.Array, x: jax.Array, k: int) -> _Tail:
     xi_high=xi + _Z * error,
     drift=series.drift,
     inflation=series.variance_inflation,
-    rho=jnp.interp(_correlation(x), OVER_LEVEL, np.float32(CORRELATIONS)),
+    rho=jnp.interp(_correlation(x), OVER_LEVEL, CORRELATIONS),
   )
 
 
