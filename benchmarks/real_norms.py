@@ -9,7 +9,8 @@ A PATH is a folder that contains one or more of these files:
     **/measurements.csv         runs of AlgoPerf, as in a clone of
                                 github.com/mlcommons/submissions_algorithms
     algoperf_grad_norms.npz     the same runs in one file: `norms` joined end
-                                to end, `lengths` and `paths` of the runs
+                                to end; `lengths`, `paths` and `stride` of the
+                                runs
     llmc_gpt2_124m.csv          a run with a norm in every step
 
 The column `grad_norm` has the norms before any clipping. Every rule is applied
@@ -73,8 +74,12 @@ RULES = {
 
 
 class Run(NamedTuple):
+  """A run; `stride` is the number of steps from one norm to the next."""
+
   workload: str
   norms: np.ndarray
+  path: str
+  stride: int
 
 
 def workload_of(path):
@@ -83,11 +88,16 @@ def workload_of(path):
   return found[0] if found else "other"
 
 
-def column(path):
-  """The norms in a CSV file; empty cells are skipped."""
+def read(path, workload, name):
+  """The run in a CSV file; rows without a norm are skipped."""
   with open(path, encoding="utf-8", newline="") as file:
-    cells = [row.get("grad_norm") for row in csv.DictReader(file)]
-  return np.array([float(cell) for cell in cells if cell])
+    rows = [row for row in csv.DictReader(file) if row.get("grad_norm")]
+  steps = [row.get("global_step") or row.get("step") for row in rows]
+  stride = 1
+  if len(rows) > 1 and all(steps):
+    stride = max(int(np.median(np.diff(np.array(steps, float)))), 1)
+  norms = np.array([float(row["grad_norm"]) for row in rows])
+  return Run(workload, norms, name, stride)
 
 
 def runs_in(folder):
@@ -95,14 +105,17 @@ def runs_in(folder):
   packed = folder / "algoperf_grad_norms.npz"
   if packed.exists():
     with np.load(packed) as file:
+      paths = [str(path) for path in file["paths"]]
       ends = np.cumsum(file["lengths"])[:-1]
       parts = np.split(file["norms"].astype(float), ends)
-      yield from map(Run, map(workload_of, file["paths"]), parts)
+      strides = file["stride"].tolist()
+      yield from map(Run, map(workload_of, paths), parts, paths, strides)
   for path in sorted(folder.rglob("measurements.csv")):
-    yield Run(workload_of(path.as_posix()), column(path))
+    name = path.relative_to(folder).as_posix()
+    yield read(path, workload_of(path.as_posix()), name)
   log = folder / "llmc_gpt2_124m.csv"
   if log.exists():
-    yield Run(LANGUAGE_MODEL, column(log))
+    yield read(log, LANGUAGE_MODEL, log.name)
 
 
 def spikes_of(norms):
