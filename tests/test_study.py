@@ -403,14 +403,7 @@ def test_effects_and_their_correction(study):
   assert corrected == pytest.approx({"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.9})
 
 
-def test_verdicts_of_the_protocols(study):
-  word = study.atlas_report.word
-  assert word(1.4, 1.2, 1.6, 5.0) == "infinite variance"
-  assert word(2.9, 2.5, 3.4, 5.0) == "heavy"
-  assert word(4.8, 4.2, 5.7, 5.0) == "cannot be told"
-  assert word(5.2, 4.4, 6.1, 5.0) == "light"
-  assert word(1.7, 1.2, 1.9, 1.5) == "light"  # the band is below 2
-  assert word(np.nan, np.nan, np.nan, 5.0) == "cannot be told"
+def test_norms_over_the_others_of_their_update(study):
   # Norms over the others of their update: its scale cancels.
   norms = np.arange(1.0, 33)[None]
   found = study.atlas_report.within_updates(norms)

@@ -1,6 +1,7 @@
 """The tables, the picture and the CSV of the atlas, for report.py."""
 
 import collections
+from collections.abc import Iterable
 import csv
 import functools
 import math
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 import atlas
 import matplotlib.pyplot as plt
 import measure
+from measure import HEAVY, INFINITE, LIGHT, OPEN
 import numpy as np
 import pictures
 from rich.progress import track
@@ -18,14 +20,9 @@ import tables
 import tasks
 
 HERE = pathlib.Path(__file__).parent
+WARM_UP = 100  # steps that are left out, except in `over_time`
 GROUND = "half-normal"  # the light law of the band
-RHOS = (0.0, 0.3, 0.6, 0.9)  # correlations at which bands are simulated
-INFINITE, HEAVY, LIGHT, OPEN = (
-  "infinite variance",
-  "heavy",
-  "light",
-  "cannot be told",
-)
+RHOS = (0.0, 0.3, 0.6, 0.8, 0.9)  # correlations at which bands are simulated
 LOOKS_HEAVY = "only looks heavy"
 NAMES = {
   "digits": "digits, CNN",
@@ -82,55 +79,66 @@ class Reading(NamedTuple):
     return f"{text}†" if self.verdict == LOOKS_HEAVY else text
 
 
-def word(index: float, low: float, high: float, ground: float) -> str:
-  """The verdict of the protocol on one estimate.
-
-  The ground is the lower end of the band of light laws.
-  """
-  if not np.isfinite(index):
-    return OPEN
-  if high < min(2.0, ground):
-    return INFINITE
-  if high < ground:
-    return HEAVY
-  return LIGHT if index >= ground else OPEN
-
-
 @functools.cache
-def known_laws(n: int, of: str) -> dict[str, np.ndarray]:
-  """The 5, 50 and 95 percent quantiles of a number, by law: [len(RHOS), 3]."""
-  rng = np.random.default_rng(n)
-  each = [measure.light_bands(n, rho, rng, of) for rho in RHOS]
-  return {law: np.stack([one[law] for one in each]) for law in measure.LAWS}
+def simulated(law: str, n: int, rho: float) -> dict[str, np.ndarray]:
+  """The measurements of series of a law, as by `measure.examine`."""
+  rng = np.random.default_rng([n, round(100 * rho)])
+  return measure.simulate(n, rho, rng, [law])[law]
 
 
 def band(law: str, n: int, rho: float, of: str = "index") -> np.ndarray:
-  """The quantiles of a law for series whose neighbours have correlation rho."""
-  table = known_laws(n, of)[law]
-  return np.array([np.interp(rho, RHOS, column) for column in table.T])
+  """The 5, 50 and 95 percent quantiles of a number, for series of a law.
+
+  The neighbours have the correlation rho. Quantiles are interpolated between
+  simulations at the correlations `RHOS`.
+  """
+  at = max(i for i, r in enumerate(RHOS) if i == 0 or r < rho)
+  two = RHOS[at : at + 2]
+  each = [np.quantile(simulated(law, n, r)[of], [0.05, 0.5, 0.95]) for r in two]
+  return np.array([np.interp(rho, two, column) for column in zip(*each)])
 
 
-def combined(found: dict[str, np.ndarray], prefix: str = "") -> list[float]:
-  """The index of all seeds, and its interval, as the protocol combines them."""
+def combined(
+  found: dict[str, np.ndarray], widen: float, prefix: str = ""
+) -> list[float]:
+  """The index of all seeds, and its interval, as the page combines them."""
   names = [prefix + name for name in ("index", "low", "high")]
   index, *ends = (np.log(found[name]) for name in names)
-  root = math.sqrt(len(index))
+  scale = widen / math.sqrt(len(index))
   middle = np.mean(index)
-  logs = [middle, *(middle + np.mean(end - index) / root for end in ends)]
+  logs = [middle, *(middle + scale * np.mean(end - index) for end in ends)]
   return [float(x) for x in np.exp(logs)]
 
 
-def read(series: np.ndarray) -> Reading:
+def spread(groups: Iterable[np.ndarray]) -> float:
+  """How much wider intervals must be, for seeds to differ as they do.
+
+  It is the root mean square of the differences of log(index) between two seeds,
+  each divided by its standard error from the two intervals; at least 1.
+  """
+  squares = []
+  for series in groups:
+    found = measure.examine(series[:2])
+    index, low, high = (
+      np.log(found[name]) for name in ("index", "low", "high")
+    )
+    variance = np.sum(((high - low) / (2 * 1.96)) ** 2)
+    squares.append((index[0] - index[1]) ** 2 / variance)
+  return max(1.0, math.sqrt(np.nanmean(squares)))
+
+
+def read(series: np.ndarray, widen: float = 1.0) -> Reading:
   """Measures the series of the seeds of a group, [seeds, n]."""
   found = measure.examine(series)
   rho = float(np.mean(found["rho"]))
-  numbers, raw = combined(found), combined(found, "raw_")
+  numbers, raw = (combined(found, widen, prefix) for prefix in ("", "raw_"))
   n = series.shape[1]
   if not np.all(found["known"]):
     return Reading(*numbers, *raw, *[math.nan] * 4, (math.nan,) * 2, OPEN)
   low, _, high = band(GROUND, n, rho)
-  verdict = word(*numbers, low)
-  raw_verdict = word(*raw, band(GROUND, n, rho, "raw_index")[0])
+  verdict = str(measure.verdict(*numbers, low))
+  raw_low, *_ = band(GROUND, n, rho, "raw_index")
+  raw_verdict = str(measure.verdict(*raw, raw_low))
   is_heavy = {INFINITE, HEAVY}
   if raw_verdict in is_heavy and verdict not in is_heavy:
     verdict = LOOKS_HEAVY
@@ -229,7 +237,7 @@ def bands(lengths: list[int]) -> list[str]:
   return tables.table(["law", *head], rows)
 
 
-def layers(groups: dict[Group, list[store.Row]]) -> list[str]:
+def layers(groups: dict[Group, list[store.Row]], widen: float) -> list[str]:
   """The layers of each task: the range of their indices, how many are heavy."""
   rows = []
   for task in dict.fromkeys(g[0] for g in groups):
@@ -240,9 +248,9 @@ def layers(groups: dict[Group, list[store.Row]]) -> list[str]:
         if found is None:
           cells.append("")
           continue
-        layered = stacked(found, "layers")  # [seeds, n, layers]
+        layered = stacked(found, "layers")[:, WARM_UP:]  # [seeds, n, layers]
         usable = np.all(layered > 0, axis=(0, 1))
-        each = [read(layered[:, :, i]) for i in np.flatnonzero(usable)]
+        each = [read(layered[:, :, i], widen) for i in np.flatnonzero(usable)]
         heavy = sum(r.verdict in (INFINITE, HEAVY) for r in each)
         indices = [r.index for r in each]
         cells.append(
@@ -258,7 +266,7 @@ def layers(groups: dict[Group, list[store.Row]]) -> list[str]:
   )
 
 
-def over_time(groups: dict[Group, list[store.Row]]) -> list[str]:
+def over_time(groups: dict[Group, list[store.Row]], widen: float) -> list[str]:
   """The index in the four quarters of the runs, with batches of 16."""
   rows = []
   for (task, method, size), found in groups.items():
@@ -269,7 +277,7 @@ def over_time(groups: dict[Group, list[store.Row]]) -> list[str]:
     cells = []
     for quarter in range(4):
       part = norms[:, quarter * n // 4 : (quarter + 1) * n // 4]
-      cells.append(str(read(part)))
+      cells.append(str(read(part, widen)))
     name = NAMES[task] if method == "sgd" else ""
     rows.append([name, OPTIMIZERS[method], *cells])
   quarters = ["first quarter", "second", "third", "last"]
@@ -306,33 +314,33 @@ def entries(groups: dict[Group, list[store.Row]]) -> list[str]:
   return tables.table(head, rows)
 
 
-def mixtures(groups: dict[Group, list[store.Row]]) -> list[str]:
+def mixtures(groups: dict[Group, list[store.Row]], widen: float) -> list[str]:
   """The index of PPO's norms, over the level and within the updates."""
   rows = []
   for (task, method, size), found in groups.items():
     if tasks.TASKS[task].score != "return":
       continue
     norms = stacked(found, "norm")
-    rows.append(
-      [
-        f"{NAMES[task]}, {OPTIMIZERS[method]}, B = {size}",
-        str(read(norms)),
-        str(read(within_updates(norms))),
-      ]
-    )
+    within = within_updates(norms)
+    name = f"{NAMES[task]}, {OPTIMIZERS[method]}, B = {size}"
+    readings = (read(x[:, WARM_UP:], widen) for x in (norms, within))
+    rows.append([name, *map(str, readings)])
   head = ["", "over the level", "over the others of the same update"]
   return tables.table(head, rows)
 
 
 def repeated(
-  readings: dict[Group, Reading], again: dict[Group, list[store.Row]]
+  readings: dict[Group, Reading],
+  again: dict[Group, list[store.Row]],
+  widen: float,
 ) -> list[str]:
   """How often the index with other seeds lies in the printed interval."""
   inside, rows = 0, []
   for group, found in again.items():
     if group not in readings:
       continue
-    first, second = readings[group], read(stacked(found, "norm"))
+    first = readings[group]
+    second = read(stacked(found, "norm")[:, WARM_UP:], widen)
     hit = first.low <= second.index <= first.high
     inside += hit
     task, method, size = group
@@ -362,7 +370,7 @@ def draw(readings: dict[Group, Reading], path: pathlib.Path) -> None:
       ("half-normal", "0.85"),
       ("lognormal(0.2)", "0.93"),
     ):
-      low, _, high = band(law, 2000, 0.0)
+      low, _, high = band(law, 1900, 0.0)
       ax.axhspan(low, high, color=color, zorder=0)
       ax.text(
         1.005,
@@ -441,17 +449,23 @@ def report(rows: list[store.Row], troubles: int) -> None:
   groups = groups_of(rows, atlas.SEEDS)
   if not groups:
     return
-  readings: dict[str, dict[Group, Any]] = {"norm": {}, "noise": {}}
-  for group, found in track(groups.items(), "measuring the atlas"):
-    for of in readings:
-      readings[of][group] = read(stacked(found, of))
+  readings: dict[str, dict[Group, Any]] = {}
+  widen = {}
+  for of in ("norm", "noise"):
+    series = {g: stacked(found, of)[:, WARM_UP:] for g, found in groups.items()}
+    widen[of] = spread(track(series.values(), f"comparing seeds, {of}"))
+    readings[of] = {
+      group: read(series[group], widen[of])
+      for group in track(series, f"measuring, {of}")
+    }
   sizes = sorted({group[2] for group in groups})
-  lengths = sorted({tasks.TASKS[group[0]].steps for group in groups})
+  lengths = sorted({tasks.TASKS[g[0]].steps - WARM_UP for g in groups})
   count_all = len({unit.group for unit in atlas.units()})
   hours = sum(found[0].seconds for found in groups.values()) / 3600
   about = (
     f"{len(groups)} of {count_all} groups, {hours:.1f} hours of one core;"
-    f" {troubles} attempts without a result."
+    f" {troubles} attempts without a result. Intervals are {widen['norm']:.2f}"
+    f" times as wide as for one run (noise: {widen['noise']:.2f})."
     f" {tables.machine('python benchmarks/study/report.py')}."
   )
   sections = {
@@ -459,11 +473,13 @@ def report(rows: list[store.Row], troubles: int) -> None:
     "norms": grid(readings["norm"], "norms of the gradient", sizes),
     "noise": grid(readings["noise"], "norms of its noise", sizes),
     "bands": bands(lengths),
-    "layers": layers(groups),
-    "over time": over_time(groups),
+    "layers": layers(groups, widen["norm"]),
+    "over time": over_time(groups, widen["norm"]),
     "entries": entries(groups),
-    "updates": mixtures(groups),
-    "again": repeated(readings["norm"], groups_of(rows, atlas.AGAIN)),
+    "updates": mixtures(groups, widen["norm"]),
+    "again": repeated(
+      readings["norm"], groups_of(rows, atlas.AGAIN), widen["norm"]
+    ),
   }
   for name, lines in sections.items():
     tables.write(name, lines, HERE / "README.md")
