@@ -248,6 +248,8 @@ def quantile_table(runs: list[Run]) -> list[str]:
 
 def group_table(title: str, runs: list[Run], key) -> list[str]:
   """One row for each group of runs, and one for all of them."""
+  if not runs:
+    return []
   groups = collections.defaultdict(list)
   for run in runs:
     groups[key(run)].append(run)
@@ -325,7 +327,8 @@ def trial_table(runs: list[Run], submission: str) -> list[str]:
       index = run.found["index"]
       text = f"**{number(index)}**" if index < 2 else number(index)
       cells[run.place[6], run.workload].append(text)
-  trials, workloads = (sorted(set(x)) for x in zip(*cells))
+  trials = sorted({trial for trial, _ in cells})
+  workloads = sorted({workload for _, workload in cells})
   rows = [
     [trial, *(", ".join(cells[trial, workload]) for workload in workloads)]
     for trial in trials
@@ -467,7 +470,8 @@ def save(figure: Any, path: pathlib.Path) -> None:
 
 def draw(runs: list[Run], path: pathlib.Path) -> None:
   """Draws some runs, chosen at random, as small panels."""
-  chosen = np.random.default_rng(0).choice(len(runs), SHOWN, replace=False)
+  rng, shown = np.random.default_rng(0), min(SHOWN, len(runs))
+  chosen = rng.choice(len(runs), shown, replace=False)
   axes = pictures.panels(8, 5, height=13, width=11)
   for ax, i in zip(axes.flat, sorted(chosen)):
     run, f = runs[i], runs[i].found
