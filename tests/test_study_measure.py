@@ -230,14 +230,18 @@ def log(folder, place, norms, stride=100):
   path.write_text(text + "\n")
 
 
-def test_logs_are_read_measured_and_compared(algoperf, tmp_path):
+def logs_in(folder):
   """Two submissions with three studies each; one of them is Pareto(1)."""
   laws = {"adam": stats.halfnorm().isf, "wild": stats.pareto(1.0).isf}
   for name, isf in laws.items():
     for i, norms in enumerate(series(isf, 0.0, 3, seed=5)):
       place = f"old/algoperf_v05/logs/self_tuning/{name}/study_{i}"
-      log(tmp_path, f"{place}/wmt_glu_tanh_jax/trial_1", norms, 500)
-  log(tmp_path, f"{place}/ogbg_jax/trial_1", norms[:300])
+      log(folder, f"{place}/wmt_glu_tanh_jax/trial_1", norms, 500)
+  log(folder, f"{place}/ogbg_jax/trial_1", norms[:300])
+
+
+def test_logs_are_read_measured_and_compared(algoperf, tmp_path):
+  logs_in(tmp_path)
   logs = list(algoperf.real_norms.runs_in(tmp_path))
   assert [run.stride for run in logs if run.norms.size == N] == [500] * 6
   np.testing.assert_array_equal(
@@ -270,6 +274,33 @@ def test_logs_are_read_measured_and_compared(algoperf, tmp_path):
   assert len(algoperf.heavy_table(runs)) == 2 + 3
   *_, last = algoperf.group_table("name", runs, lambda run: run.submission)
   assert last.startswith("| all | 6 |") and " | 3 | " in last
+
+
+def test_the_command_writes_the_page_and_the_picture(
+  algoperf, tmp_path, monkeypatch
+):
+  logs_in(tmp_path)
+  page, picture = tmp_path / "page.md", tmp_path / "page.png"
+  # The text of the page, and no tables.
+  parts = algoperf.PAGE.read_text().split("<!-- ")
+  marks = [part.split(" -->\n") for part in parts[1:]]
+  page.write_text("".join(f"<!-- {name} -->\n" for name, _ in marks))
+  for name, value in (
+    ("PAGE", page),
+    ("PICTURE", picture),
+    ("LENGTHS", ()),  # no laws are simulated
+    ("RESAMPLES", 9),
+  ):
+    monkeypatch.setattr(algoperf, name, value)
+  monkeypatch.setattr("sys.argv", ["algoperf.py", str(tmp_path)])
+  algoperf.main()
+  text = page.read_text()
+  assert "6 runs with 500 norms or more, 0 with 400 to 499; 0 of all" in text
+  assert (
+    "| wmt_glu_tanh_jax | 6 | " in text and "| wild (self, v05) | 3 | " in text
+  )
+  assert "| and trial; only the study differs | 2 (6) | " in text
+  assert picture.stat().st_size < 300_000
 
 
 def test_divergence(algoperf):

@@ -14,9 +14,10 @@ import functools
 import io
 import pathlib
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import paths  # noqa: F401  # isort: skip
+from matplotlib.colors import to_rgb
 import measure
 import numpy as np
 import pictures
@@ -247,6 +248,8 @@ def quantile_table(runs: list[Run]) -> list[str]:
 
 def group_table(title: str, runs: list[Run], key) -> list[str]:
   """One row for each group of runs, and one for all of them."""
+  if not runs:
+    return []
   groups = collections.defaultdict(list)
   for run in runs:
     groups[key(run)].append(run)
@@ -316,6 +319,23 @@ def spread_table(runs: list[Run]) -> list[str]:
   return tables.table(head, rows)
 
 
+def trial_table(runs: list[Run], submission: str) -> list[str]:
+  """The index of each study, by trial and workload; those below 2 are bold."""
+  cells = collections.defaultdict(list)
+  for run in runs:
+    if run.submission == submission:
+      index = run.found["index"]
+      text = f"**{number(index)}**" if index < 2 else number(index)
+      cells[run.place[6], run.workload].append(text)
+  trials = sorted({trial for trial, _ in cells})
+  workloads = sorted({workload for _, workload in cells})
+  rows = [
+    [trial, *(", ".join(cells[trial, workload]) for workload in workloads)]
+    for trial in trials
+  ]
+  return tables.table([submission, *workloads], rows)
+
+
 def heavy_table(runs: list[Run]) -> list[str]:
   """All runs with infinite variance, and when their windows are below 2."""
   rows = []
@@ -368,7 +388,8 @@ def dependence_table(runs: list[Run], logs: list[real_norms.Run]) -> list[str]:
       parts = [log.norms[i::stride] for i in range(0, stride, stride // 5 or 1)]
       n = measure.round_length(min(part.size for part in parts))
       found = measure.examine(np.stack([part[-n:] for part in parts]))
-      add(f"{log.workload}, every {stride} steps, n = {n}", found)
+      apart = f"every {stride} steps" if stride > 1 else "every step"
+      add(f"{log.workload}, {apart}, n = {n}", found)
   head = ["rows", "correlation of neighbours (5 to 95 %)", "D (5 to 95 %)"]
   return tables.table(head, rows)
 
@@ -422,9 +443,35 @@ def law_table() -> list[str]:
 # -- picture ----------------------------------------------------------------
 
 
+def ticks(low: float, high: float) -> list[float]:
+  """The numbers at an axis: powers of ten, or more if these are few."""
+  tens = 10.0 ** np.arange(-12, 20)
+  found = [x for x in tens if low <= x <= high]
+  if len(found) > 2:
+    return found
+  finer = np.outer(tens, [1, 2, 5]).ravel()
+  return [float(x) for x in finer if low <= x <= high]
+
+
+def save(figure: Any, path: pathlib.Path) -> None:
+  """Writes a picture in blends of the few colours with white."""
+  with io.BytesIO() as file:
+    figure.savefig(file, format="png", dpi=pictures.PIXELS / 11)
+    picture = Image.open(file).convert("RGB")
+  colors = np.array([to_rgb(c) for c in (*COLORS.values(), "black")])
+  shares = np.linspace(0, 1, 256 // len(colors))[:, None, None]
+  blends = np.uint8(255 * (1 - shares * (1 - colors)))
+  palette = Image.new("P", (1, 1))
+  palette.putpalette(blends.tobytes())
+  picture.quantize(palette=palette, dither=Image.Dither.NONE).save(
+    path, optimize=True
+  )
+
+
 def draw(runs: list[Run], path: pathlib.Path) -> None:
   """Draws some runs, chosen at random, as small panels."""
-  chosen = np.random.default_rng(0).choice(len(runs), SHOWN, replace=False)
+  rng, shown = np.random.default_rng(0), min(SHOWN, len(runs))
+  chosen = rng.choice(len(runs), shown, replace=False)
   axes = pictures.panels(8, 5, height=13, width=11)
   for ax, i in zip(axes.flat, sorted(chosen)):
     run, f = runs[i], runs[i].found
@@ -444,6 +491,8 @@ def draw(runs: list[Run], path: pathlib.Path) -> None:
     )
     ax.tick_params(labelsize=6)
     ax.minorticks_off()
+    marks = ticks(*ax.get_ylim())
+    ax.set_yticks(marks, [f"{x:g}" for x in marks])
   figure = axes[0, 0].figure
   figure.supxlabel("step, in thousands", fontsize=9)
   figure.supylabel("norm over its median", fontsize=9)
@@ -455,10 +504,7 @@ def draw(runs: list[Run], path: pathlib.Path) -> None:
     loc="outside upper center",
     ncols=len(COLORS),
   )
-  # A palette makes the file small.
-  with io.BytesIO() as file:
-    figure.savefig(file, format="png", dpi=pictures.PIXELS / 11)
-    Image.open(file).convert("RGB").quantize(96).save(path, optimize=True)
+  save(figure, path)
 
 
 def main() -> None:
@@ -473,7 +519,8 @@ def main() -> None:
   short = [run for run in runs if run.logged < FEWEST]
   about = (
     f"{len(long)} runs with {FEWEST} norms or more,"
-    f" {len(short)} with {SHORT} to {FEWEST - 1}."
+    f" {len(short)} with {SHORT} to {FEWEST - 1};"
+    f" {sum(run.diverged is not None for run in runs)} of all diverge."
     f" {tables.machine('python benchmarks/study/algoperf.py PATH')}"
   )
   sections = {
@@ -483,6 +530,7 @@ def main() -> None:
     "frameworks": group_table("framework", runs, lambda run: run.place[5]),
     "short runs": group_table("workload", short, lambda run: run.workload),
     "heavy": heavy_table(runs),
+    "trials": trial_table(runs, "nadamp (external, v05)"),
     "spread": spread_table(long),
     "dependence": dependence_table(runs, logs),
     "laws": law_table(),
