@@ -158,6 +158,10 @@ def scale_by_layer(
       weight_decay(state.step_count) if callable(weight_decay) else weight_decay
     )
     ones = jnp.where(finite, jnp.ones_like(factor), 0.0)
+    is_none = lambda leaf: leaf is None
+    params = jax.tree.map(
+      lambda u, p: None if u is None else p, updates, params, is_leaf=is_none
+    )
     decayed = norms.scale(params, factor * decay, per_layer)
     updates = norms.scale(updates, ones, per_layer)
     return jax.tree.map(

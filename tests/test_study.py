@@ -438,3 +438,24 @@ def test_entries_of_a_gradient(study):
   tail = largest[:101]
   expected = 100 / np.sum(np.log(tail[:100] / tail[100]))
   assert of_entries(largest[:512], 10_000) == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_the_controls_have_the_indices_of_their_noise(study):
+  """Noise of index 1.5, and Gaussian noise, at batches of 4.
+
+  The 95 % interval of a single run is widened by the factor 1.28 of README.md.
+  The gradient with Gaussian noise reads 7.5 there.
+  """
+  found = {}
+  for name in ("student_1_5", "gauss"):
+    units = study.atlas.units([name], seeds=[5])
+    unit = next(u for u in units if u.method == "sgd" and u.batch_size == 4)
+    (arrays,) = study.atlas.run([unit], ".")
+    norms = arrays["norm"][None, study.atlas_report.WARM_UP :]
+    found[name] = study.atlas_report.combined(
+      study.measure.examine(norms), widen=1.28
+    )
+  _, low, high = found["student_1_5"]
+  assert low < 1.5 < high < 2.5
+  assert found["gauss"][1] > 5

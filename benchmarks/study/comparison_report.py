@@ -121,14 +121,15 @@ def effects(task: str, final: Runs) -> dict[str, tuple[Effect, float, str]]:
     }
     tested = {n: e.pvalue for n, e in each.items() if n not in PLACEBOS}
     corrected = holm(tested)
-    luck = abs(each["adamw_again"].mean) if "adamw_again" in each else 0.0
+    luck = max([abs(e.mean) for n, e in each.items() if n in PLACEBOS] + [0])
     for name, e in each.items():
       p = corrected.get(name, e.pvalue)
       verdict = "cannot be told"
-      if p < LEVEL:
+      if p < LEVEL and name in PLACEBOS:
+        verdict = "differs by luck"
+      elif p < LEVEL:
         verdict = "helps" if e.mean > 0 else "harms"
-        if abs(e.mean) < luck and name not in PLACEBOS:
-          verdict += ", by less than a placebo"
+        verdict += ", by less than a placebo" * (abs(e.mean) < luck)
       found[name] = (e, p, verdict)
   return found
 

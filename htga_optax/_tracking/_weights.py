@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import optax
 
@@ -114,7 +115,7 @@ def track_weight_tail_index(
       for x in [leaf[i] for i in range(size)] if size else [leaf]:
         rows, columns = spectra.matrix_shape(x.shape, least)
         if rows and not jnp.iscomplexobj(x):
-          yield place, x.reshape(rows, columns)
+          yield place, _gathered(x).reshape(rows, columns)
         place += 1
 
   def measure(params, old):
@@ -164,3 +165,11 @@ def track_weight_tail_index(
     return updates, measured(params, state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _gathered(x: jax.Array) -> jax.Array:
+  """The whole matrix on every device, where axes of the mesh are explicit."""
+  mesh = jax.typeof(x).sharding.mesh
+  if AxisType.Explicit not in mesh.axis_types:
+    return x
+  return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
