@@ -86,7 +86,9 @@ def _weights(arguments: Sequence[str]) -> None:
     " that of the untrained one (1 if untrained, smaller if heavier), and the"
     " fit above the best threshold, the method of WeightWatcher.",
   )
-  parser.add_argument("checkpoint", help=weights.FORMATS)
+  parser.add_argument(
+    "checkpoint", help="an .npz file, a .safetensors file, or a folder of orbax"
+  )
   parser.add_argument("-o", "--output", help="a .png file for the spectra")
   parser.add_argument(
     "--smallest",

@@ -19,8 +19,6 @@ from htga_optax import spectra
 from htga_optax._layers import is_floating, leaf_name
 from htga_optax.diagnostics import _optional, plots
 
-FORMATS = "an .npz file, a .safetensors file, or a folder of orbax"
-
 
 class Spectrum(NamedTuple):
   """The spectrum of a weight matrix.
@@ -71,7 +69,9 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     safetensors = _optional.load("safetensors.flax", "diagnostics")
     return {k: np.asarray(v) for k, v in safetensors.load_file(path).items()}
   if path.suffix != ".npz":
-    raise ValueError(f"{path} is not {FORMATS}.")
+    raise ValueError(
+      f"{path} is not an .npz file, a .safetensors file, or a folder of orbax."
+    )
   try:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
       return dict(arrays)
