@@ -31,7 +31,6 @@ _TRACKERS = {
   "tail_index": "track_tail_index()",
   "update_norm": "track_tail_index()",
   "coordinate_tail_index": "track_coordinate_tail_index()",
-  "weight_tail_index": "track_weight_tail_index()",
   "gradient_noise_scale": "track_gradient_noise(...)",
   "noise_norm": "track_gradient_noise(...)",
   "sharpness": "track_sharpness()",

@@ -31,7 +31,6 @@ class Case:
       after nine more steps. A window drops the step; in a level or an average
       its effect only fades.
     follows_clock: whether the update depends on the number of steps.
-    needs_params: whether `update` needs the parameters.
   """
 
   name: str
@@ -42,7 +41,6 @@ class Case:
   static_args: tuple[str, ...] = ()
   forgets: bool = True
   follows_clock: bool = False
-  needs_params: bool = False
 
   def make(self) -> optax.GradientTransformationExtraArgs:
     return self.factory(**self.kwargs)
@@ -66,7 +64,6 @@ TRACKERS = (
   htga_optax.track_coordinate_tail_index,
   htga_optax.track_gradient_noise,
   htga_optax.track_sharpness,
-  htga_optax.track_weight_tail_index,
   htga_optax.tell,
 )
 
@@ -187,36 +184,6 @@ CASES = [
     {"tail_fraction": 0.3, "every_k_steps": 1, "per_layer": True},
     readings=("coordinate_tail_index",),
     static_args=("tail_fraction", "every_k_steps"),
-  ),
-  Case(
-    "track_weight_tail_index",
-    htga_optax.track_weight_tail_index,
-    {"every_k_steps": 2, "smallest": 2},
-    readings=("weight_tail_index",),
-    static_args=("every_k_steps", "smallest"),
-    needs_params=True,
-  ),
-  Case(
-    "scale_by_layer",
-    htga_optax.scale_by_layer,
-    {"reading": "weight_tail_index", "low": 0.5, "high": 1.5},
-    extra_args={"weight_tail_index": 1.3},
-    readings=("layer_scale",),
-    static_args=("reading",),
-  ),
-  Case(
-    "scale_by_layer_of_the_decay",
-    htga_optax.scale_by_layer,
-    {
-      "reading": htga_optax.Reading("weight_tail_index"),
-      "low": 0.67,
-      "high": 3.0,
-      "weight_decay": 0.1,
-    },
-    extra_args={"weight_tail_index": 1.3},
-    readings=("layer_scale",),
-    static_args=("reading",),
-    needs_params=True,
   ),
   Case(
     "clip_by_tail_quantile",

@@ -27,9 +27,3 @@ from htga_optax._tracking._tail_index import (
 from htga_optax._tracking._tail_index import (
   track_tail_index as track_tail_index,
 )
-from htga_optax._tracking._weights import (
-  TrackWeightTailIndexState as TrackWeightTailIndexState,
-)
-from htga_optax._tracking._weights import (
-  track_weight_tail_index as track_weight_tail_index,
-)

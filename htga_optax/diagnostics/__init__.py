@@ -5,12 +5,7 @@ This command reads a log and writes one HTML page::
     python -m htga_optax.diagnostics RUN.csv -o report.html
 
 The page contains the verdict on a column of norms, the laws that were tested,
-and pictures. It loads nothing from the network. Another command examines the
-weights of a model that is already trained::
-
-    python -m htga_optax.diagnostics weights CHECKPOINT
-
-From Python::
+and pictures. It loads nothing from the network. From Python::
 
     explain       describes an optimizer state in sentences
     report        writes a log as that HTML page
@@ -19,7 +14,6 @@ From Python::
     verdicts      examines a column of norms, and explains it in sentences
     fits          fits laws to a sample and tests them
     spike_rules   applies the clip of this package and other rules to a log
-    weights       the spectra of the weights of a trained model
     landscape     slices of a loss, the spectrum of its Hessian
     plots         draws pictures of all of these
 
@@ -33,7 +27,6 @@ from htga_optax.diagnostics import logs as logs
 from htga_optax.diagnostics import plots as plots
 from htga_optax.diagnostics import spike_rules as spike_rules
 from htga_optax.diagnostics import verdicts as verdicts
-from htga_optax.diagnostics import weights as weights
 from htga_optax.diagnostics._explain import explain as explain
 from htga_optax.diagnostics._report import pictures as pictures
 from htga_optax.diagnostics._report import report as report

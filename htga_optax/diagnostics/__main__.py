@@ -1,4 +1,4 @@
-"""Examines a log or the weights of a model, from the command line."""
+"""Reads a log and writes an HTML page, from the command line."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import sys
 from typing import NoReturn
 
 from htga_optax import diagnostics
-from htga_optax.diagnostics import logs, verdicts, weights
+from htga_optax.diagnostics import logs, verdicts
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,14 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
   Args:
     arguments: the arguments of the command; those of the process if None.
   """
-  arguments = sys.argv[1:] if arguments is None else arguments
-  if arguments[:1] == ["weights"]:
-    _weights(arguments[1:])
-    return
   parser = _Parser(
     prog="python -m htga_optax.diagnostics",
-    description="Writes an HTML page on the tails of a run, from its log. For"
-    " the weights of a model: python -m htga_optax.diagnostics weights --help",
+    description="Writes an HTML page on the tails of a run, from its log.",
   )
   parser.add_argument(
     "log",
@@ -73,46 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
       print(html.unescape(line.removeprefix("<p>").removesuffix("</p>")))
     print(f"Page: {output}")
   except (ValueError, OSError, ImportError) as error:
-    _progress("")
-    sys.exit(f"diagnostics: {str(error).splitlines()[0]}")
-
-
-def _weights(arguments: Sequence[str]) -> None:
-  """Prints a line for each matrix of a checkpoint, and draws their spectra."""
-  parser = _Parser(
-    prog="python -m htga_optax.diagnostics weights",
-    description="Prints the tail index of the spectrum of every weight matrix:"
-    " PL_Alpha_Hill, that of an untrained matrix of the shape, the index over"
-    " that of the untrained one (1 if untrained, smaller if heavier), and the"
-    " fit above the best threshold, the method of WeightWatcher.",
-  )
-  parser.add_argument(
-    "checkpoint", help="an .npz file, a .safetensors file, or a folder of orbax"
-  )
-  parser.add_argument("-o", "--output", help="a .png file for the spectra")
-  parser.add_argument(
-    "--smallest",
-    type=int,
-    default=50,
-    help="the least rows and columns of a matrix (default: %(default)s)",
-  )
-  args = parser.parse_args(arguments)
-  try:
-    _progress(f"Reading {args.checkpoint}")
-    params = weights.read(args.checkpoint)
-    _progress("Decomposing the matrices")
-    found = weights.examine(params, args.smallest)
-    _progress("")
-    if not found:
-      raise ValueError(
-        f"{args.checkpoint} has no matrix with {args.smallest} rows and"
-        f" columns; it has {len(params)} arrays."
-      )
-    print(weights.table(found))
-    if args.output:
-      weights.picture(found).savefig(args.output)
-      print(f"Picture: {args.output}")
-  except (TypeError, ValueError, OSError, ImportError) as error:
     _progress("")
     sys.exit(f"diagnostics: {str(error).splitlines()[0]}")
 

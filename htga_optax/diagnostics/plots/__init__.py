@@ -23,4 +23,3 @@ from htga_optax.diagnostics.plots._style import panels as panels
 from htga_optax.diagnostics.plots._tails import ccdf as ccdf
 from htga_optax.diagnostics.plots._tails import hill_plot as hill_plot
 from htga_optax.diagnostics.plots._tails import qq as qq
-from htga_optax.diagnostics.plots._weights import spectrum as spectrum
