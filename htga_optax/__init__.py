@@ -16,6 +16,7 @@ modules are namespaces::
     estimators, order_statistics, norms     sample -> tail index
     intervals                               a sample in order of time
     coordinates                             the entries of one gradient
+    spectra                                 the spectrum of a weight matrix
     stable                                  noise with a heavy tail
     gradient_noise                          gradients of two batches -> noise
     curvature                               a loss -> eigenvalues, trace
@@ -38,6 +39,7 @@ from htga_optax import hsgd as hsgd
 from htga_optax import intervals as intervals
 from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics
+from htga_optax import spectra as spectra
 from htga_optax import stable as stable
 from htga_optax import streaming as streaming
 from htga_optax._amplify import amplify
@@ -129,6 +131,7 @@ __all__ = [
   "scale_by_tail_index",
   "sharpness_alpha",
   "sigmoid_exponent",
+  "spectra",
   "stable",
   "streaming",
   "tail_index_sgd",
