@@ -32,6 +32,7 @@ FLOORS = [
   {"_by_norm", "_losses", "_tell"},
   {
     "_amplify",
+    "_by_layer",
     "_clipping",
     "_noise",
     "_sharpness",

@@ -18,7 +18,7 @@ def kernel_rows(name: str, shape: tuple[int, ...]) -> int | None:
   - projections of attention to heads, `query/kernel`, `key/kernel` and
     `value/kernel` of three axes [in, heads, width], are in x (heads width);
   - vectors, embeddings (a name with "embed") and matrices with fewer than
-    `FEWEST` = 50 eigenvalues are left out. TempBalance, AlphaDecay and LLR have this limit, too.
+    `FEWEST` = 50 eigenvalues are left out, as AlphaDecay and LLR do.
 
   A matrix and its transpose have the same spectrum, so dense layers of every
   library are right. Convolutions [out, in, h, w] of Equinox and PyTorch need a
