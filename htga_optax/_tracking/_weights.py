@@ -10,6 +10,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
+from jax.typing import ArrayLike
 import numpy as np
 import optax
 
@@ -37,12 +38,12 @@ class TrackWeightTailIndexState(NamedTuple):
       before the first known value.
     weight_tail_ratio: the same divided by the tail index of an untrained matrix
       of the layer's shape, float32 [layers]; 1 for an untrained matrix.
-    age: steps since the last measurement, int32 [].
+    step_count: the steps so far, int32 [].
   """
 
   weight_tail_index: jax.Array
   weight_tail_ratio: jax.Array
-  age: jax.Array
+  step_count: jax.Array
 
   def readings(self) -> dict[str, jax.Array]:
     """The readings, for later members of a relay and for logs."""
@@ -70,6 +71,7 @@ def track_weight_tail_index(
   every_k_steps: int | None = None,
   rows: Callable[[str, tuple[int, ...]], int | None] | None = None,
   *,
+  until_step: ArrayLike | None = None,
   per_layer: bool | str = True,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Measures the tail index of the spectra of the weights; changes nothing.
@@ -105,6 +107,8 @@ def track_weight_tail_index(
       leave the layer out (static). None for :func:`spectra.kernel_rows`, which
       leaves out vectors, embeddings and matrices with fewer than 50
       eigenvalues.
+    until_step: the step from which on nothing is measured, so that the readings
+      stay; None to measure to the end.
     per_layer: True if every leaf is a layer, or a regular expression that
       matches the paths of leaves with stacked layers, as in :func:`by_norm`.
 
@@ -135,6 +139,9 @@ def track_weight_tail_index(
   """
   period = _checks.check_size("every_k_steps", every_k_steps, 200)
   rows = spectra.kernel_rows if rows is None else rows
+  _checks.check_number(
+    "until_step", until_step, lambda v: v >= 0, "be at least 0"
+  )
   if not callable(rows):
     raise TypeError(
       f"rows must be a function of a name and a shape, got {rows!r}; under"
@@ -153,7 +160,7 @@ def track_weight_tail_index(
     return TrackWeightTailIndexState(
       weight_tail_index=jnp.zeros([layers], jnp.float32),
       weight_tail_ratio=jnp.zeros([layers], jnp.float32),
-      age=jnp.zeros([], jnp.int32),
+      step_count=jnp.zeros([], jnp.int32),
     )
 
   def update_fn(updates, state, params=None, **extra_args):
@@ -170,7 +177,9 @@ def track_weight_tail_index(
     leaves = [jnp.asarray(leaves[m.leaf]) for m in found]
     for x in leaves:
       _checks.check_same_axes(_NAME, "a matrix", None, x, state)
-    return updates, _measured(found, period, leaves, state)
+    end = jnp.iinfo(jnp.int32).max if until_step is None else until_step
+    due = (state.step_count % period == 0) & (state.step_count < end)
+    return updates, _measured(found, due, leaves, state)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -198,10 +207,10 @@ def _matrices(
     yield _Matrices(i, matrix, layers)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _measured(
   plan: tuple[_Matrices, ...],
-  period: int,
+  due: jax.Array,
   leaves: list[jax.Array],
   state: TrackWeightTailIndexState,
 ) -> TrackWeightTailIndexState:
@@ -223,9 +232,9 @@ def _measured(
       )
     return new
 
-  if plan:
-    old = lax.cond(state.age == 0, measure, lambda: old)
-  return TrackWeightTailIndexState(*old, age=(state.age + 1) % period)
+  new = lax.cond(due, measure, lambda: old) if plan else old
+  count = jnp.asarray(optax.safe_increment(state.step_count))
+  return TrackWeightTailIndexState(*new, step_count=count)
 
 
 def _in_float32(x: jax.Array) -> jax.Array:
