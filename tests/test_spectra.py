@@ -102,6 +102,14 @@ def test_quantiles_are_those_of_the_density(rows, columns):
   for j in (0, 10, x.size // 2, x.size - 1):
     share = integrate.quad(density, a, x[j], limit=200)[0]
     assert share == pytest.approx((j + 0.5) / x.size, abs=1e-5)
+  inner = x[1:-1]
+  np.testing.assert_allclose(
+    spectra.marchenko_pastur_density(inner, rows, columns), density(inner)
+  )
+  outside = spectra.marchenko_pastur_density(
+    [0.99 * a, 1.01 * b], rows, columns
+  )
+  assert not np.any(outside)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -208,6 +216,7 @@ def test_kernels_by_name_and_shape():
   assert spectra.kernel_rows("conv/kernel", (3, 3, 16, 64)) == 3
   assert spectra.kernel_rows("attention/key/kernel", (64, 8, 64)) == 1
   assert spectra.kernel_rows("attention/out/kernel", (8, 64, 512)) == 2
+  assert spectra.kernel_rows("features.0.weight", (64, 16, 3, 3)) == 1
   assert spectra.kernel_rows("dense/bias", (512,)) is None
   assert spectra.kernel_rows("dense/kernel", (512, 49)) is None
   assert spectra.kernel_rows("Embed_0/embedding", (512, 512)) is None

@@ -53,7 +53,7 @@ class TrackWeightTailIndexState(NamedTuple):
     }
 
 
-class _Matrices(NamedTuple):
+class Matrices(NamedTuple):
   """The matrices of one leaf.
 
   Attributes:
@@ -152,7 +152,7 @@ def track_weight_tail_index(
     raise ValueError(f"per_layer must be True or a string, got {per_layer}.")
 
   def plan(params):
-    return tuple(_matrices(params, rows, per_layer))
+    return tuple(matrices_of(params, rows, per_layer))
 
   def init_fn(params):
     plan(params)  # raises if rows is invalid
@@ -184,9 +184,9 @@ def track_weight_tail_index(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _matrices(
+def matrices_of(
   params: Any, rows: Any, per_layer: bool | str
-) -> Iterator[_Matrices]:
+) -> Iterator[Matrices]:
   """Finds the leaves that are matrices."""
   leaves = [x for x in jax.tree.leaves(params) if is_floating(x)]
   start = 0
@@ -204,12 +204,12 @@ def _matrices(
         f" for {name!r} of shape {inner}, got {split!r}."
       )
     matrix = math.prod(inner[:split]), math.prod(inner[split:])
-    yield _Matrices(i, matrix, layers)
+    yield Matrices(i, matrix, layers)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _measured(
-  plan: tuple[_Matrices, ...],
+  plan: tuple[Matrices, ...],
   due: jax.Array,
   leaves: list[jax.Array],
   state: TrackWeightTailIndexState,

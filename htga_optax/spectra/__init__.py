@@ -33,6 +33,9 @@ ratio is derived here (no source has it).
 from htga_optax.spectra._kernels import FEWEST as FEWEST
 from htga_optax.spectra._kernels import kernel_rows as kernel_rows
 from htga_optax.spectra._null import (
+  marchenko_pastur_density as marchenko_pastur_density,
+)
+from htga_optax.spectra._null import (
   marchenko_pastur_quantiles as marchenko_pastur_quantiles,
 )
 from htga_optax.spectra._null import null_alpha as null_alpha

@@ -10,19 +10,17 @@ def kernel_rows(name: str, shape: tuple[int, ...]) -> int | None:
 
   This is the default of :func:`htga_optax.track_weight_tail_index`. A leaf is
   reshaped to a matrix: its first axes are the rows, the others the columns. The
-  layout is that of Flax and Haiku:
+  layout is that of Flax and Haiku, or of Equinox and PyTorch for a name that
+  ends in "weight":
 
   - dense kernels [in, out] are matrices;
-  - convolutions [h, w, in, out] are matrices (h w in) x out. (WeightWatcher
-    and TempBalance use h w matrices in x out and pool their eigenvalues.)
+  - convolutions [h, w, in, out] are matrices (h w in) x out, and a "weight"
+    [out, in, h, w] is out x (in h w). (WeightWatcher and TempBalance use h w
+    matrices in x out and pool their eigenvalues.)
   - projections of attention to heads, `query/kernel`, `key/kernel` and
     `value/kernel` of three axes [in, heads, width], are in x (heads width);
   - vectors, embeddings (a name with "embed") and matrices with fewer than
     `FEWEST` = 50 eigenvalues are left out, as AlphaDecay and LLR do.
-
-  A matrix and its transpose have the same spectrum, so dense layers of every
-  library are right. Convolutions [out, in, h, w] of Equinox and PyTorch need a
-  function of your own that returns 1 for them.
 
   Args:
     name: the path of the leaf, as in :func:`htga_optax.layer_names`.
@@ -43,6 +41,7 @@ def kernel_rows(name: str, shape: tuple[int, ...]) -> int | None:
   heads = ("query/kernel", "key/kernel", "value/kernel")
   if len(shape) < 2 or "embed" in name.lower():
     return None
-  rows = 1 if len(shape) == 3 and name.endswith(heads) else len(shape) - 1
+  is_head = len(shape) == 3 and name.endswith(heads)
+  rows = 1 if is_head or name.endswith("weight") else len(shape) - 1
   sizes = math.prod(shape[:rows]), math.prod(shape[rows:])
   return rows if min(sizes) >= FEWEST else None
