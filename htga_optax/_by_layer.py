@@ -78,8 +78,8 @@ def scale_by_layer(
     shard_axis_name: mapped axes over which the updates are split by hand.
 
   Returns:
-    The transformation. Its state is a :class:`ScaleByLayerState`. A step that
-    is not finite is dropped: its update is zero.
+    The transformation. Its state is a :class:`ScaleByLayerState`. The update of
+    a step that is not finite is zero.
 
   Raises:
     TypeError: `reading` is not a :class:`Reading`, or the updates are not
@@ -193,8 +193,8 @@ def add_decayed_weights_by_layer(
     shard_axis_name: as in :func:`scale_by_layer`.
 
   Returns:
-    The transformation. A step that is not finite is dropped: its update is
-    zero, and no weight decays.
+    The transformation. The update of a step that is not finite is zero, so that
+    no weight decays in it.
 
   Raises:
     TypeError, ValueError: as in :func:`scale_by_layer`; or `update` gets no

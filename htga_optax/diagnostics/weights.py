@@ -42,9 +42,10 @@ class Matrix(NamedTuple):
     name: the name of the layer.
     shape: rows and columns.
     eigenvalues: of W'W, ascending, float64 [min(rows, columns)].
-    fit: the power law of WeightWatcher, :func:`spectra.power_law_fit`, of the
-      eigenvalues above `SMALLEST`.
-    pl_alpha_hill: :func:`spectra.pl_alpha_hill`; nan if there is none.
+    fit: the power law of WeightWatcher for the eigenvalues above `SMALLEST`, by
+      :func:`htga_optax.spectra.power_law_fit`.
+    pl_alpha_hill: the exponent of :func:`htga_optax.spectra.pl_alpha_hill`; nan
+      if there is none.
     null_alpha: `pl_alpha_hill` of an untrained matrix of this shape.
     tail_ratio: (pl_alpha_hill - 1)/(null_alpha - 1); 1 for an untrained matrix.
   """
