@@ -16,6 +16,7 @@ modules are namespaces::
     estimators, order_statistics, norms     sample -> tail index
     intervals                               a sample in order of time
     coordinates                             the entries of one gradient
+    spectra                                 the spectrum of a weight matrix
     stable                                  noise with a heavy tail
     gradient_noise                          gradients of two batches -> noise
     curvature                               a loss -> eigenvalues, trace
@@ -23,8 +24,8 @@ modules are namespaces::
     streaming                               a sample that arrives step by step
     _relay, _by_norm, _layers               the base of all transformations
     _tracking, _sharpness                   trackers, which measure
-    _amplify, _clipping, _noise,            listeners, which readings steer
-    _truncation
+    _amplify, _by_layer, _clipping,         listeners, which readings steer
+    _noise, _truncation
     _optimizers                             complete optimizers
     diagnostics                             logs, fits, verdicts, a report
 """
@@ -38,6 +39,7 @@ from htga_optax import hsgd as hsgd
 from htga_optax import intervals as intervals
 from htga_optax import norms as norms
 from htga_optax import order_statistics as order_statistics
+from htga_optax import spectra as spectra
 from htga_optax import stable as stable
 from htga_optax import streaming as streaming
 from htga_optax._amplify import amplify
@@ -47,6 +49,9 @@ from htga_optax._amplify import scale_by_tail_index
 from htga_optax._amplify import ScaleByTailIndexState
 from htga_optax._amplify import sigmoid_exponent
 from htga_optax._amplify import unless_rejected
+from htga_optax._by_layer import add_decayed_weights_by_layer
+from htga_optax._by_layer import scale_by_layer
+from htga_optax._by_layer import ScaleByLayerState
 from htga_optax._by_norm import Argument
 from htga_optax._by_norm import by_norm
 from htga_optax._by_norm import Controller
@@ -75,9 +80,11 @@ from htga_optax._tell import TellState
 from htga_optax._tracking import track_coordinate_tail_index
 from htga_optax._tracking import track_gradient_noise
 from htga_optax._tracking import track_tail_index
+from htga_optax._tracking import track_weight_tail_index
 from htga_optax._tracking import TrackCoordinateTailIndexState
 from htga_optax._tracking import TrackGradientNoiseState
 from htga_optax._tracking import TrackTailIndexState
+from htga_optax._tracking import TrackWeightTailIndexState
 from htga_optax._truncation import inflate_gradient_noise
 from htga_optax._truncation import InflateGradientNoiseState
 from htga_optax._truncation import noise_gradient
@@ -96,13 +103,16 @@ __all__ = [
   "PerLayer",
   "Reading",
   "RelayState",
+  "ScaleByLayerState",
   "ScaleByTailIndexState",
   "TellState",
   "TrackCoordinateTailIndexState",
   "TrackGradientNoiseState",
   "TrackSharpnessState",
   "TrackTailIndexState",
+  "TrackWeightTailIndexState",
   "TruncateState",
+  "add_decayed_weights_by_layer",
   "add_stable_noise",
   "ahtsgd",
   "amplify",
@@ -126,9 +136,11 @@ __all__ = [
   "readings",
   "relay",
   "scale_by_htga",
+  "scale_by_layer",
   "scale_by_tail_index",
   "sharpness_alpha",
   "sigmoid_exponent",
+  "spectra",
   "stable",
   "streaming",
   "tail_index_sgd",
@@ -137,6 +149,7 @@ __all__ = [
   "track_gradient_noise",
   "track_sharpness",
   "track_tail_index",
+  "track_weight_tail_index",
   "truncate",
   "truncated_heavy_tailed_sgd",
   "unless_rejected",

@@ -153,14 +153,15 @@ def check_transformation(
 
 
 def check_same_axes(
-  name: str, what: str, argument: str, value: Any, state: Any
+  name: str, what: str, argument: str | None, value: Any, state: Any
 ) -> None:
   """Raises ValueError if a value, but not the state, differs over an axis.
 
   Args:
     name: the name of the transformation.
     what: the name of the value.
-    argument: the name of the argument that takes the axes.
+    argument: the name of the argument that takes the axes; None if there is no
+      such argument.
     value: an array.
     state: the state that the value updates, a tree of arrays.
   """
@@ -170,10 +171,15 @@ def check_same_axes(
   over = _axes(value) - frozenset().union(*held)
   if held and over:
     names = ", ".join(map(repr, sorted(over)))
+    remedy = "it needs whole arrays, so keep it outside of jax.shard_map"
+    if argument:
+      remedy = (
+        f"name the axis in {argument} if arrays are split over it, or average"
+        " the gradient over it with jax.lax.pmean"
+      )
     raise ValueError(
       f"{name}: {what} differs over the mapped axis {names}, but the state does"
-      f" not: name the axis in {argument} if arrays are split over it, or"
-      " average the gradient over it with jax.lax.pmean."
+      f" not: {remedy}."
     )
 
 

@@ -33,6 +33,8 @@ _TRACKERS = {
   "coordinate_tail_index": "track_coordinate_tail_index()",
   "gradient_noise_scale": "track_gradient_noise(...)",
   "noise_norm": "track_gradient_noise(...)",
+  "weight_tail_index": "track_weight_tail_index()",
+  "weight_tail_ratio": "track_weight_tail_index()",
   "sharpness": "track_sharpness()",
   "sharpness_growth": "track_sharpness()",
 }

@@ -9,7 +9,7 @@ and a bfloat16 norm has too few digits to distinguish norms that are close.
 Squares leave the range of float32 for entries above 1e19 and below 1e-23. Only
 in this case a second sum is computed,
 
-    ||g|| = sqrt(sum_i |c g_i|^2) / c,    c = 2^-70 or 2^70,
+    ||g|| = sqrt(sum_i |c g_i|^2) / c,    c = 2^-70 or 2^63,
 
 under `lax.cond`, so that the common case reads the gradient once. Each leaf is
 reduced to a number where it is stored. No leaf is raveled, concatenated or
@@ -248,8 +248,9 @@ def _is_usual(r: jax.Array) -> jax.Array:
 
 def _unit(r: jax.Array) -> jax.Array:
   """The factor that brings the squares into the range of float32."""
+  # XLA computes (c x)^2 as c^2 x^2 if x is a constant, and c^2 must be finite.
   return jnp.where(
-    r < _SMALLEST, 2.0**70, jnp.where(r < jnp.inf, 1.0, 2.0**-70)
+    r < _SMALLEST, 2.0**63, jnp.where(r < jnp.inf, 1.0, 2.0**-70)
   )
 
 

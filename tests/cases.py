@@ -31,6 +31,7 @@ class Case:
       after nine more steps. A window drops the step; in a level or an average
       its effect only fades.
     follows_clock: whether the update depends on the number of steps.
+    needs_params: whether `update` needs the parameters.
   """
 
   name: str
@@ -41,6 +42,7 @@ class Case:
   static_args: tuple[str, ...] = ()
   forgets: bool = True
   follows_clock: bool = False
+  needs_params: bool = False
 
   def make(self) -> optax.GradientTransformationExtraArgs:
     return self.factory(**self.kwargs)
@@ -64,6 +66,7 @@ TRACKERS = (
   htga_optax.track_coordinate_tail_index,
   htga_optax.track_gradient_noise,
   htga_optax.track_sharpness,
+  htga_optax.track_weight_tail_index,
   htga_optax.tell,
 )
 
@@ -76,6 +79,21 @@ def relay_of_two_listeners(target=2.0, step_size=3.0):
     htga_optax.amplify(htga_optax.ratio_exponent(target)),
     htga_optax.scale_by_tail_index(),
   )
+
+
+def scaled_by_norms(low=0.5, high=1.5, per_layer=True):
+  """Layers with larger norms get larger factors."""
+  return htga_optax.relay(
+    htga_optax.track_tail_index(**SIZES, level_decay=None, per_layer=per_layer),
+    htga_optax.scale_by_layer(
+      htga_optax.Reading("update_norm"), low, high, per_layer=per_layer
+    ),
+  )
+
+
+def any_matrix(name, shape):
+  """Small matrices too, for `track_weight_tail_index`."""
+  return len(shape) - 1 if len(shape) > 1 else None
 
 
 def some_noise(updates):
@@ -275,6 +293,36 @@ CASES = [
     extra_args={"value_fn": lambda updates: bowl},
     readings=("sharpness", "sharpness_growth", "sharpness_estimate"),
     static_args=("every_k_steps", "num_matvecs", "key"),
+  ),
+  Case(
+    "track_weight_tail_index",
+    htga_optax.track_weight_tail_index,
+    {"every_k_steps": 2, "rows": any_matrix, "per_layer": True},
+    readings=("weight_tail_index", "weight_tail_ratio"),
+    static_args=("every_k_steps", "rows"),
+    needs_params=True,
+  ),
+  Case(
+    "scale_by_layer",
+    scaled_by_norms,
+    {"per_layer": True},
+    readings=(*MEASURED, "layer_factor"),
+  ),
+  Case(
+    "add_decayed_weights_by_layer",
+    htga_optax.add_decayed_weights_by_layer,
+    {
+      "weight_decay": 0.1,
+      "reading": htga_optax.Reading("tail_index"),
+      "low": 0.5,
+      "high": 2.0,
+      "ends": (1.0, 2.0),
+      "per_layer": True,
+    },
+    extra_args={"tail_index": 1.3},
+    readings=("layer_factor",),
+    static_args=("ends",),
+    needs_params=True,
   ),
   Case(
     "tell",

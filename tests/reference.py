@@ -688,3 +688,37 @@ def moving_mean(norms):
     after.append(r if r < 20 * mean else 0.0)
     taken += [r] if after[-1] else []
   return after
+
+
+def pl_alpha_hill(eigenvalues):
+  """The exponent of the density of the upper half, written as the formula."""
+  x = sorted(map(float, eigenvalues))
+  i = len(x) // 2
+  return 1 + (len(x) - i) / sum(math.log(v / x[i]) for v in x[i:])
+
+
+def power_law_fit(eigenvalues):
+  """Tries every threshold: exponent, threshold, distance of the best one."""
+  x, best = sorted(float(v) for v in eigenvalues if v > 0), None
+  for i in range(len(x) - 1):
+    n, total = len(x) - i, sum(math.log(v / x[i]) for v in x[i:])
+    if not total:
+      continue
+    alpha = 1 + n / total
+    distance = max(
+      abs(1 - (v / x[i]) ** (1 - alpha) - j / n) for j, v in enumerate(x[i:])
+    )
+    if best is None or distance < best[2]:
+      best = alpha, x[i], distance, n
+  return best
+
+
+def linear_map(readings, low, high):
+  """np.interp from the range of the known readings; 1 where unknown."""
+  known = [v for v in readings if v > 0]
+  if len(set(known)) < 2:
+    return [1.0] * len(readings)
+  ends = [min(known), max(known)]
+  return [
+    float(np.interp(v, ends, [low, high])) if v > 0 else 1.0 for v in readings
+  ]

@@ -30,6 +30,12 @@ def test_layers_of_every_size_at_once():
     np.testing.assert_allclose(got, 2 * sizes, rtol=1e-6)
 
 
+def test_a_constant_of_zeros_has_norm_zero():
+  """XLA evaluates it while it compiles, in another order."""
+  assert jax.jit(lambda: norms.norm(jnp.zeros(8)))() == 0
+  assert jax.jit(lambda: norms.layer_norms([jnp.zeros(8)]))() == 0
+
+
 @pytest.mark.parametrize("dtype", ["float16", "complex64"])
 def test_stacked_layers_of_other_dtypes(dtype):
   x = np.random.default_rng(0).standard_normal([3, 4, 5]).astype(dtype)

@@ -6,7 +6,7 @@ The reading of a tracker is a field of its state with a unique name. Therefore
 `optax.tree.get(opt_state, "tail_index")` logs it without a callback. The later
 members of a `relay` get the dict of its `readings()`. The place of a tracker in
 the chain determines what it measures: the raw gradient, the clipped gradient or
-the step.
+the step. `track_weight_tail_index` measures the parameters, at every place.
 """
 
 from htga_optax._tracking._coordinates import (
@@ -26,4 +26,10 @@ from htga_optax._tracking._tail_index import (
 )
 from htga_optax._tracking._tail_index import (
   track_tail_index as track_tail_index,
+)
+from htga_optax._tracking._weights import (
+  TrackWeightTailIndexState as TrackWeightTailIndexState,
+)
+from htga_optax._tracking._weights import (
+  track_weight_tail_index as track_weight_tail_index,
 )

@@ -13,6 +13,7 @@ from htga_optax.diagnostics import _optional, fits, logs, plots, verdicts
 
 RATES = ("learning_rate", "lr")
 FACTORS = ("amplification", "rate_scale")
+WEIGHTS = ("weight_tail_ratio", "weight_tail_index")
 
 
 def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
@@ -59,6 +60,8 @@ def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
     made["Norms before and after modulation"] = plots.norm_histograms(stages)[
       0, 0
     ]
+  for name, (at, layers) in _weights(log).items():
+    made[f"{name} by layer over the run"] = plots.layers(at, layers, name)
   name = logs.find(log, RATES, rows.column)
   rate = None if name is None else verdicts.beside(log, rows, name)
   if factors or rate is not None:
@@ -67,6 +70,30 @@ def pictures(found: verdicts.Verdict, columns: Any) -> dict[str, Any]:
       ax.set_ylabel("step size (in units of the learning rate)")
     made["Effective step size"] = ax
   return {caption: ax.figure for caption, ax in made.items()}
+
+
+def _weights(
+  log: Mapping[str, np.ndarray],
+) -> dict[str, tuple[np.ndarray, dict[str, np.ndarray]]]:
+  """Steps and readings by layer of each reading of the weights in a log."""
+  found = {}
+  for name in WEIGHTS:
+    layers = {
+      column.removeprefix(f"{name}/"): verdicts.curve(log, column)
+      for column in log
+      if column.startswith(f"{name}/")
+    }
+    known = {k: v for k, v in layers.items() if np.any(v[1] > 0)}
+    if known:
+      steps = np.unique(np.concatenate([at for at, _ in known.values()]))
+      values = {}
+      for layer, (at, x) in known.items():
+        values[layer] = np.full(steps.size, np.nan)
+        values[layer][np.searchsorted(steps, at)] = x
+      every = max(1, steps.size // 500)
+      thinned = {layer: x[::every] for layer, x in values.items()}
+      found[name] = steps[::every], thinned
+  return found
 
 
 def _tails(
@@ -191,6 +218,7 @@ def report(
 {spikes}
 <h2>Laws</h2>
 {_laws(found)}
+{_weight_table(columns)}
 <h2>Pictures</h2>
 <main>
 {figures}
@@ -291,6 +319,25 @@ to a norm of 2, "skipped" that it skips the step, "-" that it changes nothing.
 The last column is the share of values that a rule changes{_seen(found)}. Each
 rule is applied to the norms as they were logged. In a real run its actions
 might have changed the later norms.</p>"""
+
+
+def _weight_table(log: Mapping[str, np.ndarray]) -> str:
+  """A line for each layer, if the log has readings of the weights."""
+  made = []
+  for name, (_, layers) in _weights(log).items():
+    rows = []
+    for layer, x in layers.items():
+      known = x[np.isfinite(x) & (x > 0)]
+      ends = known[0], known[-1], np.min(known), np.max(known)
+      rows.append((layer, *(f"{v:.2f}" for v in ends)))
+    heads = (f"{name} of the layer", "first", "last", "lowest", "highest")
+    made.append(_table(heads, rows))
+  if not made:
+    return ""
+  note = """<p>weight_tail_index is the tail index of the eigenvalues of a
+weight matrix, PL_Alpha_Hill - 1. It depends on the shape of the matrix. The
+ratio is 1 for an untrained matrix, and lower for a heavier tail.</p>"""
+  return "\n".join(["<h2>Weights</h2>", *made, note])
 
 
 def _number(x: float) -> str:

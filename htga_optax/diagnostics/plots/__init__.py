@@ -1,4 +1,4 @@
-"""Draws pictures of tails, runs and loss landscapes, in one style.
+"""Draws pictures of tails, runs, weights and loss landscapes, in one style.
 
 Every function draws on the argument `ax`, or on the axes of a new figure, and
 returns these axes. `ax.figure.savefig("tail.png")` writes the picture. No
@@ -23,3 +23,5 @@ from htga_optax.diagnostics.plots._style import panels as panels
 from htga_optax.diagnostics.plots._tails import ccdf as ccdf
 from htga_optax.diagnostics.plots._tails import hill_plot as hill_plot
 from htga_optax.diagnostics.plots._tails import qq as qq
+from htga_optax.diagnostics.plots._weights import layers as layers
+from htga_optax.diagnostics.plots._weights import spectrum as spectrum
