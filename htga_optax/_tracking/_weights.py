@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import lax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 import numpy as np
 import optax
@@ -247,4 +247,4 @@ def _whole(x: jax.Array) -> jax.Array:
   mesh = jax.typeof(x).sharding.mesh
   if AxisType.Explicit not in mesh.axis_types:
     return x
-  return jax.sharding.reshard(x, PartitionSpec())
+  return jax.sharding.reshard(x, NamedSharding(mesh, PartitionSpec()))
