@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from scipy import integrate
 
 from htga_optax import diagnostics, spectra
 from htga_optax.diagnostics import __main__ as command
@@ -138,7 +139,9 @@ def test_the_picture_has_the_bulk_and_the_tail():
   slope = np.diff(np.log(height)) / np.diff(np.log(at))
   np.testing.assert_allclose(slope, -m.fit.alpha, rtol=1e-5)
   # The tail holds the share of the eigenvalues that are fitted, 1/N each.
-  mass = np.trapezoid(height, at) + height[-1] * at[-1] / (m.fit.alpha - 1)
+  mass = integrate.trapezoid(height, at) + height[-1] * at[-1] / (
+    m.fit.alpha - 1
+  )
   assert mass == pytest.approx(float(m.fit.size) / 80, rel=0.02)
   with pytest.raises(
     ValueError, match=r"must be positive, got 3 values from 0"

@@ -152,9 +152,9 @@ def test_a_heavier_spectrum_has_a_smaller_ratio():
   assert found.tail_ratio < 0.7
 
 
-LOW_RANK = RNG.standard_normal((128, 31)) @ RNG.standard_normal((31, 64))
+LOW_RANK = RNG.standard_normal((60, 29)) @ RNG.standard_normal((29, 60))
 UNKNOWN = {
-  "rank one": np.outer(RNG.standard_normal(80), RNG.standard_normal(60)),
+  "rank one": np.outer(RNG.standard_normal(60), RNG.standard_normal(60)),
   "less than half the rank": LOW_RANK,
   "zeros": np.zeros((60, 60)),
   "nan": np.full((60, 60), np.nan),
@@ -163,7 +163,7 @@ UNKNOWN = {
   "one row": np.ones((1, 5)),
   "one column": np.ones((5, 1)),
   "one entry": np.ones((1, 1)),
-  "orthogonal": np.linalg.qr(RNG.standard_normal((90, 90)))[0],
+  "orthogonal": np.linalg.qr(RNG.standard_normal((60, 60)))[0],
 }
 
 
@@ -215,6 +215,7 @@ def test_kernels_by_name_and_shape():
   assert spectra.kernel_rows("dense/kernel", (512, 64)) == 1
   assert spectra.kernel_rows("conv/kernel", (3, 3, 16, 64)) == 3
   assert spectra.kernel_rows("attention/key/kernel", (64, 8, 64)) == 1
+  assert spectra.kernel_rows("attention/key/kernel/value", (64, 8, 64)) == 1
   assert spectra.kernel_rows("attention/out/kernel", (8, 64, 512)) == 2
   assert spectra.kernel_rows("features.0.weight", (64, 16, 3, 3)) == 1
   assert spectra.kernel_rows("dense/bias", (512,)) is None

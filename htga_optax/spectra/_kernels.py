@@ -19,6 +19,7 @@ def kernel_rows(name: str, shape: tuple[int, ...]) -> int | None:
     matrices in x out and pool their eigenvalues.)
   - projections of attention to heads, `query/kernel`, `key/kernel` and
     `value/kernel` of three axes [in, heads, width], are in x (heads width);
+    other layouts of heads need a function of your own;
   - vectors, embeddings (a name with "embed") and matrices with fewer than
     `FEWEST` = 50 eigenvalues are left out, as AlphaDecay and LLR do.
 
@@ -38,6 +39,7 @@ def kernel_rows(name: str, shape: tuple[int, ...]) -> int | None:
     >>> print(spectra.kernel_rows("token_embedder/embedding", (5000, 512)))
     None
   """
+  name = name.removesuffix("/value")  # of a flax.nnx state as dicts
   heads = ("query/kernel", "key/kernel", "value/kernel")
   if len(shape) < 2 or "embed" in name.lower():
     return None
