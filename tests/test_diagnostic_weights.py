@@ -161,6 +161,7 @@ def test_the_map_of_layers_leaves_out_what_is_not_known():
     plots.layers([0, 1, 2], {"a": [1.0, 2.0]})
 
 
+@pytest.mark.slow
 def test_the_report_has_a_line_for_each_layer():
   steps = np.arange(200)
   log = {

@@ -56,7 +56,13 @@ def counted(tx):
 
 
 @pytest.mark.cpu
-@pytest.mark.parametrize("name", LARGEST)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[pytest.mark.slow] * ("per layer" in name))
+    for name in LARGEST
+  ],
+)
 def test_a_step_does_not_grow(name):
   """Before a number here is raised, measure the change on a GPU."""
   tx, fusions, operations, conditionals, arrays = LARGEST[name]

@@ -125,6 +125,7 @@ def test_kill_and_resume(study, tmp_path):
   assert sorted(row.unit.key for row in after) == sorted(u.key for u in units)
 
 
+@pytest.mark.slow
 def test_a_hang_and_a_failure_are_rows_and_are_tried_twice(
   study, tmp_path, capsys
 ):
@@ -186,6 +187,7 @@ def test_the_key_depends_on_all_that_defines_a_run(study):
   ] == ["setting", "seed"]
 
 
+@pytest.mark.slow
 def test_what_the_atlas_keeps(study):
   """The first step of a regression, computed again by NumPy."""
   atlas, tasks = study.atlas, study.tasks
@@ -223,6 +225,7 @@ def test_what_the_atlas_keeps(study):
   assert not np.allclose(one["norm"], other["norm"])
 
 
+@pytest.mark.slow
 def test_methods_see_the_same_weights_and_batches(study):
   atlas = study.atlas
   sgd, adam = (
@@ -283,6 +286,7 @@ def test_methods_of_a_family_share_their_space(study):
   assert few == many[:5]
 
 
+@pytest.mark.slow
 def test_htga_with_an_exponent_of_1_is_the_identity(study):
   """The placebo hands on the gradients to the last bit, and its tail is known.
 
@@ -416,6 +420,7 @@ def test_norms_over_the_others_of_their_update(study):
   np.testing.assert_allclose(found[0, :16], first)
 
 
+@pytest.mark.slow
 def test_a_light_law_is_light_and_a_heavy_one_is_heavy(study, monkeypatch):
   """Two seeds of 1,000 norms each, from NumPy; the band as in README.md."""
   band = np.array([4.7, 5.7, 7.0])

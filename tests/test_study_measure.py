@@ -115,6 +115,7 @@ def test_a_level_that_moves_is_no_tail(measure):
   assert reference.hill(causal, K) < 7
 
 
+@pytest.mark.slow
 def test_known_laws(measure):
   """Hill's estimate at n = 512 of the laws themselves, drawn by SciPy.
 
@@ -276,6 +277,7 @@ def test_logs_are_read_measured_and_compared(algoperf, tmp_path):
   assert last.startswith("| all | 6 |") and " | 3 | " in last
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_and_the_picture(
   algoperf, tmp_path, monkeypatch
 ):

@@ -335,6 +335,7 @@ def test_alpha_decay_is_its_rule():
   )
 
 
+@pytest.mark.slow
 def test_weight_decay_has_a_mask():
   mask = lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
   params = {"a": jnp.ones([2, 2]), "b": jnp.ones(2), "c": jnp.ones([2, 2])}
