@@ -1,6 +1,6 @@
 """Times the package on an accelerator, as ratios to named opponents.
 
-    python benchmarks/gpu.py            on a GPU, under 4 minutes
+    python benchmarks/gpu.py            on a GPU (not run there yet)
     python benchmarks/gpu.py --small    a dry run with small sizes, on a CPU
 
 It appends its table to benchmarks/README.md, with the card, the driver, the

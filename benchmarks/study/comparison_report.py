@@ -202,6 +202,24 @@ def early_score(row: store.Row, share: float) -> float:
   return float(value) if np.isfinite(value) else task.guess
 
 
+def ratio(
+  name: str, found: list[store.Row], base: dict | None, runs: dict
+) -> str:
+  """The median of a positive number, and its paired ratio to the baseline."""
+  own = np.array([row.arrays[name] for row in found], float)
+  text = f"{np.median(own):.3g}"
+  if base is None or base is runs:
+    return text
+  other = np.array(
+    [base[seed].arrays[name] for seed in comparison.FINAL], float
+  )
+  if np.min(own) <= 0 or np.min(other) <= 0:
+    return text
+  e = effect(np.log(own) - np.log(other))
+  mean, low, high = np.exp(e[:3])
+  return f"{text} ({mean:.2f}, {low:.2f} to {high:.2f})"
+
+
 def secondary(task: str, final: Runs, tuned: dict[str, list]) -> list[str]:
   """The table of everything else."""
   rows = []
@@ -234,8 +252,10 @@ def secondary(task: str, final: Runs, tuned: dict[str, list]) -> list[str]:
     steps = found[0].unit.steps
     cells += [
       gap,
-      f"{mean(r.arrays['top_eigenvalue'] for r in found):.3g}",
-      f"{mean(r.arrays['sharpness'] for r in found):.2g}",
+      *(
+        ratio(name, found, base, runs)
+        for name in ("top_eigenvalue", "sharpness")
+      ),
       f"{100 * near:.0f} %",
       str(sum(not np.all(np.isfinite(r.arrays["loss"])) for r in found)),
       f"{1e3 * mean(r.arrays['seconds'] for r in found) / steps:.2f}",
