@@ -106,11 +106,7 @@ def run(group: list[Unit], folder: str) -> list[dict[str, Any]]:
     look,
     batches=2,
   )
-  settings = {
-    name: jnp.float32([dict(unit.setting)[name] for unit in group])
-    for name, _ in unit.setting
-  }
-  found = loop.results(train, settings, [unit.seed for unit in group])
+  found = loop.results(train, group)
   shapes = jax.eval_shape(problem.init, jax.random.key(0))
   sizes = [math.prod(x.shape) for x in jax.tree.leaves(shapes)]
   about = {

@@ -152,12 +152,8 @@ def run(group: list[Unit], folder: str) -> list[dict[str, Any]]:
     method.extra_args,
     finish,
   )
-  settings = {
-    name: jnp.float32([dict(unit.setting)[name] for unit in group])
-    for name, _ in unit.setting
-  }
   start = time.monotonic()
-  found = loop.results(train, settings, [unit.seed for unit in group])
+  found = loop.results(train, group)
   seconds = (time.monotonic() - start) / len(group)
   return [_reduced(one) | {"seconds": np.array(seconds)} for one in found]
 

@@ -1,6 +1,6 @@
 """The training loop of all tasks and methods, as one jitted scan."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import operator
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 import optax
+import store
 from tasks import Problem
 
 
@@ -91,9 +92,16 @@ def runner(
   return run
 
 
-def results(run: Callable[..., Any], settings, seeds) -> list[dict[str, Any]]:
-  """Runs all (setting, seed) in one program; a dict of arrays of each."""
-  found = jax.device_get(jax.jit(jax.vmap(run))(settings, jnp.asarray(seeds)))
+def results(
+  run: Callable[..., Any], group: Sequence[store.Unit]
+) -> list[dict[str, Any]]:
+  """Runs all units of a group in one program; a dict of arrays of each."""
+  settings = {
+    name: jnp.float32([dict(unit.setting)[name] for unit in group])
+    for name, _ in group[0].setting
+  }
+  seeds = jnp.asarray([unit.seed for unit in group])
+  found = jax.device_get(jax.jit(jax.vmap(run))(settings, seeds))
   return [
-    {name: array[i] for name, array in found.items()} for i in range(len(seeds))
+    {name: array[i] for name, array in found.items()} for i in range(len(group))
   ]

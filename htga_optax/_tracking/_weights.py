@@ -90,8 +90,8 @@ def track_weight_tail_index(
   untrained matrix of any shape.
 
   A measurement needs the singular values of every matrix. Its time grows with
-  the third power of the size; a 512 x 512 matrix takes 0.05 to 0.3 s on two
-  CPU cores. It needs memory for a float32 copy of all matrices of one shape.
+  the third power of the size, and may be that of many steps. It needs memory
+  for a float32 copy of all matrices of one shape.
   The steps between two measurements cost nothing, since the measurement is
   under `lax.cond`. Under `jax.vmap` every step measures.
 
