@@ -1,7 +1,8 @@
 """The comparison: does acting on the tail help? See PROTOCOL.md.
 
 Every method is tuned on each task, and its best setting is run with fresh
-seeds. Kept of a run, in 100 parts of equal length:
+seeds. Some are also run at other learning rates. Kept of a run, in 100 parts of
+equal length:
 
     loss, norm          the training loss and the norm of the gradient, means
     largest_norm        the largest norm
@@ -28,7 +29,11 @@ from htga_optax import curvature, norms, readings
 
 NAME = "comparison"
 SETTINGS = 12
-TUNE, FINAL = (10, 11), tuple(range(1000, 1010))  # seeds
+# The seeds of the three stages.
+TUNE, FINAL, SWEEP = (10, 11), tuple(range(1000, 1010)), (2000, 2001)
+# The sweep of learning rates: the methods, and the rates.
+SWEPT = ("sgd", "sgd_normalised", "htga_formula", "ahtsgd_rising", "adamw")
+RATES = tuple(float(f"{r:.4g}") for r in np.geomspace(0.03, 3, 7))
 BLOCKS, PARTS = 20, 100
 # The batch size and the number of steps.
 SIZES = {
@@ -88,16 +93,21 @@ def score_of(row: Row, part: str = tasks.VALID) -> float:
   return float(better(score, task.guess))
 
 
-def best(rows: Iterable[Row]) -> dict[tuple[str, str], tuple]:
-  """The best setting of each task and method whose tuning is complete."""
+def tuned(rows: Iterable[Row]) -> dict[tuple[str, str], dict[tuple, list]]:
+  """By task and method: the validation scores of each setting."""
   scores = {}
   for row in rows:
     unit = row.unit
-    if unit.seed not in FINAL:
+    if unit.seed not in FINAL + SWEEP:
       found = scores.setdefault((unit.task, unit.method), {})
       found.setdefault(unit.setting, []).append(score_of(row))
+  return scores
+
+
+def best(rows: Iterable[Row]) -> dict[tuple[str, str], tuple]:
+  """The best setting of each task and method whose tuning is complete."""
   chosen = {}
-  for (task, method), found in scores.items():
+  for (task, method), found in tuned(rows).items():
     count = sum(map(len, found.values()))
     if method in methods.METHODS and count == SETTINGS * len(TUNE):
       sign = 1 if tasks.TASKS[task].higher_is_better else -1
@@ -112,6 +122,17 @@ def final(rows: Iterable[Row], names: Iterable[str] = ()) -> list[Unit]:
     for (task, method), setting in best(rows).items()
     if not names or task in names
     for seed in FINAL
+  ]
+
+
+def sweep(rows: Iterable[Row], names: Iterable[str] = ()) -> list[Unit]:
+  """The best settings at other learning rates."""
+  return [
+    _unit(task, method, dict(setting) | {"rate": rate}, seed)
+    for (task, method), setting in best(rows).items()
+    if method in SWEPT and (not names or task in names)
+    for rate in RATES
+    for seed in SWEEP
   ]
 
 

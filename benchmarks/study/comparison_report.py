@@ -25,6 +25,7 @@ from htga_optax.diagnostics import plots
 HERE = pathlib.Path(__file__).parent
 LEVEL = 0.05
 BASELINES = {methods.SGD: "sgd", methods.ADAM: "adamw"}
+VERDICTS = ("helps", "harms")
 PLACEBOS = ("htga_gamma_1", "adamw_again")
 CONFIDENCE = 0.8  # of the bands of the tuning curves
 UNITS = {"accuracy": "test accuracy", "loss": "test loss", "return": "return"}
@@ -36,6 +37,8 @@ NAMES = {
   "htga_formula": "HTGA, formula",
   "htga_ratio": "HTGA, ratio",
   "htga_gamma_1": "placebo: HTGA, exponent 1",
+  "power_half": "HTGA, constant exponent 0.5",
+  "power_zero": "HTGA, constant exponent 0",
   "ahtsgd_rising": "AHTSGD, rising",
   "truncated_1": "truncated heavy-tailed SGD 1",
   "adamw": "AdamW",
@@ -165,7 +168,7 @@ def primary(task: str, final: Runs) -> list[str]:
     cells = [NAMES[name], f"{np.mean(x):.4g} ± {error:.2g}"]
     if name in each:
       e, p, verdict = each[name]
-      strong = verdict.startswith(("helps", "harms"))
+      strong = verdict.startswith(VERDICTS)
       cells += [
         f"{e.mean:+.3g} ({e.low:+.3g} to {e.high:+.3g})",
         f"{p:.3f}",
@@ -358,18 +361,75 @@ def profile(found: dict[str, Runs]) -> list[str]:
   return tables.table(head, rows)
 
 
-def tuning_scores(rows: list[store.Row]) -> dict[tuple[str, str], list[float]]:
-  """The mean validation score of each setting, by task and method."""
-  found: dict = collections.defaultdict(lambda: collections.defaultdict(list))
+def spread(family: str, rows: list[store.Row], task: str) -> float:
+  """The median difference between the tuning seeds, at the chosen settings."""
+  tuned, chosen = comparison.tuned(rows), comparison.best(rows)
+  return float(
+    np.median(
+      [
+        abs(np.subtract(*tuned[key][setting]))
+        for key, setting in chosen.items()
+        if key[0] == task and methods.METHODS[key[1]].family == family
+      ]
+    )
+  )
+
+
+def claims(found: dict[str, Runs], rows: list[store.Row]) -> list[str]:
+  """Rule 4 of the protocol: what holds over all tasks."""
+  each = {task: effects(task, final) for task, final in found.items()}
+  spreads = {
+    (task, family): spread(family, rows, task)
+    for task in found
+    for family in BASELINES
+  }
+  lines = []
+  for name in methods.METHODS:
+    if name in PLACEBOS or not all(name in e for e in each.values()):
+      continue
+    family = methods.METHODS[name].family
+    verdicts = [e[name][2] for e in each.values()]
+    helps, harms = (sum(v == word for v in verdicts) for word in VERDICTS)
+    ends = [
+      (e[name][0].high, spreads[task, family]) for task, e in each.items()
+    ]
+    if helps >= 2 and not harms:
+      verdict = "**holds**"
+    elif not helps and all(high <= width for high, width in ends):
+      verdict = "**does not hold here**"
+    else:
+      verdict = "cannot be told"
+    texts = [f"{high:.2g} of {width:.2g}" for high, width in ends]
+    lines.append([NAMES[name], str(helps), str(harms), *texts, verdict])
+  head = ["is better than its baseline", "helps", "harms", *found, "rule 4"]
+  return tables.table(head, lines)
+
+
+def swept(task: str, rows: list[store.Row]) -> list[list[str]]:
+  """Lines: how many learning rates are about as good as the best."""
+  scores: dict = collections.defaultdict(lambda: collections.defaultdict(list))
   for row in rows:
     unit = row.unit
-    if unit.seed not in comparison.FINAL:
-      score = comparison.score_of(row)
-      found[unit.task, unit.method][unit.setting].append(score)
-  return {
-    key: [float(np.mean(x)) for x in each.values()]
-    for key, each in found.items()
-  }
+    if unit.seed in comparison.SWEEP and unit.task == task:
+      rate = dict(unit.setting)["rate"]
+      scores[unit.method][rate].append(comparison.score_of(row))
+  lines = []
+  for name in comparison.SWEPT:
+    if sum(map(len, scores[name].values())) < len(comparison.RATES) * len(
+      comparison.SWEEP
+    ):
+      continue
+    rates = sorted(scores[name])
+    means = np.array([sign_of(task) * np.mean(scores[name][r]) for r in rates])
+    worse = np.max(means) - means
+    shares = [
+      f"{np.sum(worse <= share * abs(np.max(means)))} of {len(rates)}"
+      for share in (0.01, 0.05)
+    ]
+    best = f"{rates[int(np.argmax(means))]:.2g}"
+    values = ", ".join(f"{sign_of(task) * mean:.3g}" for mean in means)
+    lines.append([task, NAMES[name], *shares, best, values])
+  return lines
 
 
 def draw(
@@ -394,7 +454,7 @@ def draw(
       if name not in each:
         continue
       e, _, verdict = each[name]
-      strong = verdict.startswith(("helps", "harms"))
+      strong = verdict.startswith(VERDICTS)
       color = "0.5" if name in PLACEBOS else "black"
       ax.plot([e.low, e.high], [y, y], color=color, lw=1.4)
       face = color if strong else "white"
@@ -438,17 +498,18 @@ def draw(
   plt.close(fig)
 
 
-def write_csv(found: dict[str, Runs], path: pathlib.Path) -> None:
-  """The final test scores, one run a line."""
+def write_csv(rows: list[store.Row], path: pathlib.Path) -> None:
+  """All scores, one run a line: of the test data only if the run is final."""
   with path.open("w", newline="") as file:
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["task", "method", "seed", "score", "setting"])
-    for task, final in found.items():
-      for name, runs in final.items():
-        for seed, score in zip(comparison.FINAL, scores(runs)):
-          setting = runs[seed].unit.setting
-          text = " ".join(f"{key}={value:g}" for key, value in setting)
-          writer.writerow([task, name, seed, f"{score:.6g}", text])
+    writer.writerow(["task", "method", "seed", "part", "score", "setting"])
+    for row in sorted(rows, key=lambda row: row.unit):
+      unit = row.unit
+      part = tasks.TEST if unit.seed in comparison.FINAL else tasks.VALID
+      score = comparison.score_of(row, part)
+      text = " ".join(f"{key}={value:g}" for key, value in unit.setting)
+      line = [unit.task, unit.method, unit.seed, part, f"{score:.6g}", text]
+      writer.writerow(line)
 
 
 def report(rows: list[store.Row], troubles: int) -> None:
@@ -456,7 +517,10 @@ def report(rows: list[store.Row], troubles: int) -> None:
   found = {task: final for task, final in complete(rows).items() if final}
   if not found:
     return
-  tuned = tuning_scores(rows)
+  tuned = {
+    key: [float(np.mean(scores)) for scores in each.values()]
+    for key, each in comparison.tuned(rows).items()
+  }
   count = sum(map(len, found.values()))
   hours = sum(row.arrays["seconds"] for row in rows) / 3600
   about = (
@@ -472,8 +536,12 @@ def report(rows: list[store.Row], troubles: int) -> None:
     second += [*secondary(task, final, own), ""]
     third += [*acted(task, final), ""]
     fourth += [*chosen_settings(task, final), ""]
+  head = ["task", "method", "within 1 %", "within 5 %", "best rate", "scores"]
+  lines = [line for task in found for line in swept(task, rows)]
   sections = {
     "primary": first,
+    "claims": claims(found, rows),
+    "sweep": tables.table(head, lines),
     "secondary": second,
     "acted": third,
     "profile": profile(found),
@@ -482,4 +550,4 @@ def report(rows: list[store.Row], troubles: int) -> None:
   for name, lines in sections.items():
     tables.write(name, lines, HERE / "comparison.md")
   draw(found, tuned, HERE / "comparison.png")
-  write_csv(found, HERE / "comparison.csv")
+  write_csv(rows, HERE / "comparison.csv")

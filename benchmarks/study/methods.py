@@ -161,8 +161,9 @@ def _ratio(task, setting):
   return htga_optax.scale_by_htga(target=setting["target"], response="ratio")
 
 
-def _gamma_1(task, setting):
-  return htga_optax.scale_by_htga(gamma_min=1.0, gamma_max=1.0)
+def _power(task, setting, exponent):
+  """HTGA whose exponent is constant, so that it does not use its tail index."""
+  return htga_optax.scale_by_htga(gamma_min=exponent, gamma_max=exponent)
 
 
 def _of_sgd(front, **more) -> Method:
@@ -187,7 +188,9 @@ METHODS: dict[str, Method] = {
   "sgd_tail_clip": _of_sgd(_tail_clip, share=_SHARE),
   "htga_formula": _of_sgd(_formula, target=_TARGET),
   "htga_ratio": _of_sgd(_ratio, target=_TARGET),
-  "htga_gamma_1": _of_sgd(_gamma_1),
+  "htga_gamma_1": _of_sgd(functools.partial(_power, exponent=1.0)),
+  "power_half": _of_sgd(functools.partial(_power, exponent=0.5)),
+  "power_zero": _of_sgd(functools.partial(_power, exponent=0.0)),
   "ahtsgd_rising": Method(SGD, _ahtsgd, _SGD_SPACE | {"noise": (1e-5, 1e-2)}),
   "truncated_1": Method(
     SGD,

@@ -229,16 +229,19 @@ def main() -> None:
   import atlas
   import comparison
 
-  def final(names):
-    with store.opened(args.store) as connection:
-      found = store.rows(connection, comparison.NAME)
-      return comparison.final(found, names)
+  def after_tuning(stage):
+    def units(names):
+      with store.opened(args.store) as connection:
+        return stage(list(store.rows(connection, comparison.NAME)), names)
+
+    return units
 
   experiments = {
     "atlas": atlas.units,
     "again": lambda names: atlas.again(names=names),
     "tuning": comparison.tuning,
-    "final": final,
+    "final": after_tuning(comparison.final),
+    "sweep": after_tuning(comparison.sweep),
   }
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -252,8 +255,8 @@ def main() -> None:
     "--experiment",
     choices=experiments,
     default="atlas",
-    help="atlas (default); again: a tenth of it, with other seeds; tuning and"
-    " final: the two stages of the comparison",
+    help="atlas (default); again: a tenth of it, with other seeds; tuning,"
+    " final and sweep: the stages of the comparison, in this order",
   )
   parser.add_argument(
     "--only", nargs="+", choices=tasks.TASKS, metavar="TASK", help="these tasks"
