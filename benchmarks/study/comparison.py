@@ -1,4 +1,7 @@
-"""The comparison: does acting on the tail help? See PROTOCOL.md.
+"""The comparisons: does acting on the tail help? See PROTOCOL.md.
+
+There are two suites, `comparison` of the tails of gradients and `layers` of
+those of weights.
 
 Every method is tuned on each task, and its best setting is run with fresh
 seeds. Some are also run at other learning rates. Kept of a run, in 100 parts of
@@ -7,45 +10,89 @@ equal length:
     loss, norm          the training loss and the norm of the gradient, means
     largest_norm        the largest norm
     readings            the readings of the method, means; names with a slash
+                        (also those that are a number per layer)
     acting              the share of steps in which the method scaled a gradient
 
-and at the end `top_eigenvalue` and `sharpness` (the expected sharpness) of the
-loss of 512 training examples.
+and at the end of a final run of the first suite `top_eigenvalue` and
+`sharpness` (the expected sharpness) of the loss of 512 training examples.
 """
 
 from collections.abc import Iterable
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import layers
 import loop
 import methods
 import numpy as np
 from store import Row, Unit
 import tasks
 
-from htga_optax import curvature, norms, readings
+from htga_optax import curvature, layer_names, norms, readings
 
 NAME = "comparison"
-SETTINGS = 12
-# The seeds of the three stages.
-TUNE, FINAL, SWEEP = (10, 11), tuple(range(1000, 1010)), (2000, 2001)
-# The sweep of learning rates: the methods, and the rates.
+# The seeds of the final runs and of the sweep of learning rates.
+FINAL, SWEEP = tuple(range(1000, 1010)), (2000, 2001)
+# The methods of the sweep, and the rates.
 SWEPT = ("sgd", "sgd_normalised", "htga_formula", "ahtsgd_rising", "adamw")
 RATES = tuple(float(f"{r:.4g}") for r in np.geomspace(0.03, 3, 7))
-BLOCKS, PARTS = 20, 100
-# The batch size and the number of steps.
-SIZES = {
+PARTS = 100
+
+
+class Suite(NamedTuple):
+  """Tasks and methods that are compared on one page.
+
+  Attributes:
+    sizes: the batch size and the number of steps, by task.
+    methods: the methods, by task.
+    settings: the number of settings that are tried.
+    tune: the seeds of the tuning.
+    blocks: the number of scores over a run.
+    minimum: whether the minimum at the end of final runs is measured.
+  """
+
+  sizes: dict[str, tuple[int, int]]
+  methods: dict[str, dict[str, methods.Method]]
+  settings: int
+  tune: tuple[int, ...]
+  blocks: int
+  minimum: bool
+
+
+_SIZES = {
   "cartpole": (64, 2000),
   "acrobot": (64, 2000),
   "fashion_noisy": (32, 2000),
   "words": (16, 2000),
 }
+SUITES = {
+  "comparison": Suite(
+    _SIZES, dict.fromkeys(_SIZES, methods.METHODS), 12, (10, 11), 20, True
+  ),
+  "layers": Suite(
+    {"vgg": (32, 800), "transformer": (8, 1200)},
+    {
+      "vgg": layers.methods(methods.SGD),
+      "transformer": layers.methods(methods.ADAM),
+    },
+    6,
+    (10,),
+    4,
+    False,
+  ),
+}
+SUITE_OF = {task: suite for suite in SUITES.values() for task in suite.sizes}
+
+
+def method_of(unit: Unit) -> methods.Method:
+  """The method of a run."""
+  return SUITE_OF[unit.task].methods[unit.task][unit.method]
 
 
 def _unit(task: str, method: str, setting: dict[str, float], seed: int) -> Unit:
-  batch_size, steps = SIZES[task]
+  batch_size, steps = SUITE_OF[task].sizes[task]
   return Unit(
     NAME,
     task,
@@ -58,15 +105,15 @@ def _unit(task: str, method: str, setting: dict[str, float], seed: int) -> Unit:
   )
 
 
-def tuning(names: Iterable[str] = tuple(SIZES)) -> list[Unit]:
+def tuning(names: Iterable[str] = tuple(SUITE_OF)) -> list[Unit]:
   """All runs that choose a setting."""
   return [
     _unit(task, name, setting, seed + 100 * method.salt)
-    for task in names
-    if task in SIZES
-    for name, method in methods.METHODS.items()
-    for setting in method.settings(SETTINGS)
-    for seed in TUNE
+    for task, suite in SUITE_OF.items()
+    if task in names
+    for name, method in suite.methods[task].items()
+    for setting in method.settings(suite.settings)
+    for seed in suite.tune
   ]
 
 
@@ -79,7 +126,7 @@ def score_of(row: Row, part: str = tasks.VALID) -> float:
   """
   task = tasks.TASKS[row.unit.task]
   if task.score == "return":
-    late = -BLOCKS // 4 - 1
+    late = -SUITE_OF[row.unit.task].blocks // 4 - 1
     returns, episodes = (
       row.arrays[name][-1] - row.arrays[name][late]
       for name in ("returns", "episodes")
@@ -108,8 +155,11 @@ def best(rows: Iterable[Row]) -> dict[tuple[str, str], tuple]:
   """The best setting of each task and method whose tuning is complete."""
   chosen = {}
   for (task, method), found in tuned(rows).items():
-    count = sum(map(len, found.values()))
-    if method in methods.METHODS and count == SETTINGS * len(TUNE):
+    suite = SUITE_OF[task]
+    wanted = suite.settings * len(suite.tune)
+    if method in suite.methods[task] and wanted == sum(
+      map(len, found.values())
+    ):
       sign = 1 if tasks.TASKS[task].higher_is_better else -1
       chosen[task, method] = max(found, key=lambda s: sign * np.mean(found[s]))
   return chosen
@@ -137,12 +187,12 @@ def sweep(rows: Iterable[Row], names: Iterable[str] = ()) -> list[Unit]:
 
 
 def observe(grads, params, state, others) -> dict[str, jax.Array]:
-  """The norm of the gradient, and the readings that are numbers."""
+  """The norm of the gradient, and the readings."""
   del params, others
   found = {
     f"reading/{name}": jnp.float32(value)
     for name, value in readings(state).items()
-    if jnp.shape(value) == ()
+    if jnp.ndim(value) <= 1
   }
   return {"norm": norms.norm(grads)} | found
 
@@ -150,7 +200,8 @@ def observe(grads, params, state, others) -> dict[str, jax.Array]:
 def run(group: list[Unit], folder: str) -> list[dict[str, Any]]:
   """The arrays of each run of a group."""
   unit = group[0]
-  task, method = tasks.TASKS[unit.task], methods.METHODS[unit.method]
+  task, method = tasks.TASKS[unit.task], method_of(unit)
+  suite = SUITE_OF[unit.task]
   problem = task.make(folder)
 
   def finish(params, world, key):
@@ -166,17 +217,22 @@ def run(group: list[Unit], folder: str) -> list[dict[str, Any]]:
     methods.optimizer(method, task, unit.steps),
     unit.batch_size,
     unit.steps,
-    BLOCKS,
+    suite.blocks,
     observe,
     lambda grads, params: {},
     method.batches,
     method.extra_args,
-    finish,
+    finish if suite.minimum and unit.seed in FINAL else lambda *arguments: {},
   )
   start = time.monotonic()
   found = loop.results(train, group)
   seconds = (time.monotonic() - start) / len(group)
-  return [_reduced(one) | {"seconds": np.array(seconds)} for one in found]
+  shapes = jax.eval_shape(problem.init, jax.random.key(0))
+  about = {
+    "seconds": np.array(seconds),
+    "layer_names": np.array(layer_names(shapes)),
+  }
+  return [_reduced(one) | about for one in found]
 
 
 def _reduced(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -184,7 +240,7 @@ def _reduced(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   kept = {}
   for name, array in arrays.items():
     if name in ("loss", "norm") or name.startswith("reading/"):
-      parts = array.reshape(PARTS, -1)
+      parts = array.reshape(PARTS, -1, *array.shape[1:])
       kept[name] = parts.mean(axis=1)
       if name == "norm":
         kept["largest_norm"] = parts.max(axis=1)

@@ -5,17 +5,16 @@ The protocol, PROTOCOL.md, decides what is computed here.
 
 import collections
 import csv
-import importlib.util
 import math
 import pathlib
-from typing import NamedTuple
 
 import comparison
+import effects
+from effects import LEVEL, VERDICTS, Runs, method_of, scores, sign_of
 import matplotlib.pyplot as plt
-import methods
 import numpy as np
+from opda.nonparametric import EmpiricalDistribution
 import pictures
-from scipy import stats
 import store
 import tables
 import tasks
@@ -23,149 +22,31 @@ import tasks
 from htga_optax.diagnostics import plots
 
 HERE = pathlib.Path(__file__).parent
-LEVEL = 0.05
-BASELINES = {methods.SGD: "sgd", methods.ADAM: "adamw"}
-VERDICTS = ("helps", "harms")
-PLACEBOS = ("htga_gamma_1", "adamw_again")
 CONFIDENCE = 0.8  # of the bands of the tuning curves
 UNITS = {"accuracy": "test accuracy", "loss": "test loss", "return": "return"}
-NAMES = {
-  "sgd": "SGD with momentum",
-  "sgd_clip": "the same, `clip_by_global_norm`",
-  "sgd_normalised": "normalised momentum",
-  "sgd_tail_clip": "SGD, `clip_by_tail_quantile`",
-  "htga_formula": "HTGA, formula",
-  "htga_ratio": "HTGA, ratio",
-  "htga_gamma_1": "placebo: HTGA, exponent 1",
-  "power_half": "HTGA, constant exponent 0.5",
-  "power_zero": "HTGA, constant exponent 0",
-  "ahtsgd_rising": "AHTSGD, rising",
-  "truncated_1": "truncated heavy-tailed SGD 1",
-  "adamw": "AdamW",
-  "adamw_again": "placebo: AdamW, other tuning seeds",
-  "adamw_clip": "AdamW, `clip_by_global_norm`",
-  "adamw_tail_clip": "AdamW, `clip_by_tail_quantile`",
-  "adamw_htga_formula": "AdamW, HTGA, formula",
-  "adamw_htga_ratio": "AdamW, HTGA, ratio",
-  "lion": "Lion",
-}
-Runs = dict[str, dict[int, store.Row]]  # method -> seed -> final run
-
-
-class Effect(NamedTuple):
-  """The paired difference of a method from its baseline; positive is better.
-
-  Attributes:
-    mean: the mean difference.
-    low, high: its 95 percent bootstrap interval (BCa).
-    pvalue: of a paired t test.
-    smallest: the difference that these seeds see with a power of 80 percent.
-  """
-
-  mean: float
-  low: float
-  high: float
-  pvalue: float
-  smallest: float
-
-
-def sign_of(task: str) -> int:
-  """1 if a larger score is better, else -1."""
-  return 1 if tasks.TASKS[task].higher_is_better else -1
-
-
-def scores(runs: dict[int, store.Row]) -> np.ndarray:
-  """The test scores of the final seeds."""
-  return np.array(
-    [comparison.score_of(runs[s], tasks.TEST) for s in comparison.FINAL]
-  )
-
-
-def effect(difference: np.ndarray) -> Effect:
-  """Summarises paired differences, positive for the better."""
-  n = difference.size
-  mean, sd = float(np.mean(difference)), float(np.std(difference, ddof=1))
-  if sd == 0:
-    return Effect(mean, mean, mean, 1.0 if mean == 0 else 0.0, 0.0)
-  found = stats.bootstrap(
-    (difference,), np.mean, method="BCa", rng=np.random.default_rng(0)
-  ).confidence_interval
-  quantiles = stats.t.ppf([1 - LEVEL / 2, 0.8], n - 1)
-  return Effect(
-    mean,
-    float(found.low),
-    float(found.high),
-    float(stats.ttest_1samp(difference, 0.0).pvalue),
-    float(np.sum(quantiles) * sd / math.sqrt(n)),
-  )
-
-
-def holm(pvalues: dict[str, float]) -> dict[str, float]:
-  """Holm's corrected p-values."""
-  names = sorted(pvalues, key=pvalues.get)
-  corrected, largest = {}, 0.0
-  for i, name in enumerate(names):
-    largest = max(largest, min(1.0, (len(names) - i) * pvalues[name]))
-    corrected[name] = largest
-  return corrected
-
-
-def effects(task: str, final: Runs) -> dict[str, tuple[Effect, float, str]]:
-  """By method: the effect, Holm's p-value, and the verdict of the protocol."""
-  found = {}
-  for family, baseline in BASELINES.items():
-    if baseline not in final:
-      continue
-    base = scores(final[baseline])
-    each = {
-      name: effect(sign_of(task) * (scores(final[name]) - base))
-      for name in final
-      if methods.METHODS[name].family == family and name != baseline
-    }
-    tested = {n: e.pvalue for n, e in each.items() if n not in PLACEBOS}
-    corrected = holm(tested)
-    luck = max([abs(e.mean) for n, e in each.items() if n in PLACEBOS] + [0])
-    for name, e in each.items():
-      p = corrected.get(name, e.pvalue)
-      verdict = "cannot be told"
-      if p < LEVEL and name in PLACEBOS:
-        verdict = "differs by luck"
-      elif p < LEVEL:
-        verdict = "helps" if e.mean > 0 else "harms"
-        verdict += ", by less than a placebo" * (abs(e.mean) < luck)
-      found[name] = (e, p, verdict)
-  return found
-
-
-def complete(rows: list[store.Row]) -> dict[str, Runs]:
-  """The final runs of each task; methods whose seeds are all there."""
-  chosen = comparison.best(rows)
-  found: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
-  for row in rows:
-    unit = row.unit
-    if unit.seed in comparison.FINAL and unit.setting == chosen.get(
-      (unit.task, unit.method)
-    ):
-      found[unit.task][unit.method][unit.seed] = row
-  return {
-    task: {
-      name: found[task][name]
-      for name in methods.METHODS
-      if len(found[task][name]) == len(comparison.FINAL)
-    }
-    for task in comparison.SIZES
-    if task in found
-  }
+# The shares of the steps at which a score is printed, by the number of scores.
+SHARES = {20: (0.1, 0.25, 0.5), 4: (0.25, 0.5)}
+# The tuning curves that are drawn, of those that are there.
+CURVES = (
+  "sgd",
+  "htga_formula",
+  "sgd_tail_clip",
+  "adamw",
+  "adamw_htga_formula",
+  "uniform",
+  "tempbalance",
+  "llr",
+)
 
 
 def primary(task: str, final: Runs) -> list[str]:
   """The table of the primary score."""
-  each = effects(task, final)
+  each = effects.effects(task, final)
   rows = []
   for name, runs in final.items():
     x = scores(runs)
     error = np.std(x, ddof=1) / math.sqrt(x.size)
-    cells = [NAMES[name], f"{np.mean(x):.4g} ± {error:.2g}"]
+    cells = [method_of(task, name).label, f"{np.mean(x):.4g} ± {error:.2g}"]
     if name in each:
       e, p, verdict = each[name]
       strong = verdict.startswith(VERDICTS)
@@ -192,7 +73,7 @@ def primary(task: str, final: Runs) -> list[str]:
 def early_score(row: store.Row, share: float) -> float:
   """The score after a share of the steps, of what is held out."""
   task = tasks.TASKS[row.unit.task]
-  at = round(share * comparison.BLOCKS) - 1
+  at = round(share * comparison.SUITE_OF[row.unit.task].blocks) - 1
   if task.score == "return":
     before = max(at - 2, 0)
     returns, episodes = (
@@ -218,47 +99,44 @@ def ratio(
   )
   if np.min(own) <= 0 or np.min(other) <= 0:
     return text
-  e = effect(np.log(own) - np.log(other))
+  e = effects.effect(np.log(own) - np.log(other))
   mean, low, high = np.exp(e[:3])
   return f"{text} ({mean:.2f}, {low:.2f} to {high:.2f})"
 
 
 def secondary(task: str, final: Runs, tuned: dict[str, list]) -> list[str]:
   """The table of everything else."""
+  suite = comparison.SUITE_OF[task]
+  shares, (_, steps) = SHARES[suite.blocks], suite.sizes[task]
   rows = []
   for name, runs in final.items():
     found = [runs[seed] for seed in comparison.FINAL]
     mean = lambda values: float(np.nanmean(np.asarray(list(values), float)))
-    base = final.get(BASELINES[methods.METHODS[name].family])
-    cells = [NAMES[name]]
-    for share in (0.1, 0.25, 0.5):
+    base = final.get(effects.baseline_of(task, name))
+    cells = [method_of(task, name).label]
+    for share in shares:
       own = np.array([early_score(row, share) for row in found])
       text = f"{np.mean(own):.3g}"
       if base is not None and base is not runs:
         other = np.array(
           [early_score(base[seed], share) for seed in comparison.FINAL]
         )
-        e = effect(sign_of(task) * (own - other))
+        e = effects.effect(sign_of(task) * (own - other))
         text += f" ({e.mean:+.2g}{'*' if e.pvalue < LEVEL else ''})"
       cells.append(text)
-    if tasks.TASKS[task].score == "return":
-      gap = ""
-    else:
-      gap = f"""{
-        mean(
-          r.arrays["test_loss"][-1] - r.arrays["loss"][-1] for r in found
-        ):.3g}"""
+    gap = ""
+    if tasks.TASKS[task].score != "return":
+      losses = [(r.arrays["test_loss"], r.arrays["loss"]) for r in found]
+      gap = f"{mean(test[-1] - train[-1] for test, train in losses):.3g}"
+    cells.append(gap)
+    if suite.minimum:
+      for number in ("top_eigenvalue", "sharpness"):
+        cells.append(ratio(number, found, base, runs))
     best = max(sign_of(task) * score for score in tuned[name])
     near = np.mean(
       [best - sign_of(task) * s <= 0.01 * abs(best) for s in tuned[name]]
     )
-    steps = found[0].unit.steps
     cells += [
-      gap,
-      *(
-        ratio(name, found, base, runs)
-        for name in ("top_eigenvalue", "sharpness")
-      ),
       f"{100 * near:.0f} %",
       str(sum(not np.all(np.isfinite(r.arrays["loss"])) for r in found)),
       f"{1e3 * mean(r.arrays['seconds'] for r in found) / steps:.2f}",
@@ -266,12 +144,9 @@ def secondary(task: str, final: Runs, tuned: dict[str, list]) -> list[str]:
     rows.append(cells)
   head = [
     task,
-    "score at 10 %",
-    "at 25 %",
-    "at 50 %",
+    *(f"score at {share:.0%}".replace("%", " %") for share in shares),
     "gap of the losses",
-    "top eigenvalue",
-    "expected sharpness",
+    *(["top eigenvalue", "expected sharpness"] if suite.minimum else []),
     "settings within 1 % of the best",
     "runs not finite",
     "ms a step",
@@ -296,7 +171,7 @@ def acted(task: str, final: Runs) -> list[str]:
       )
       rows.append(
         [
-          NAMES[name],
+          method_of(task, name).label,
           quantiles(known),
           f"{100 * np.mean(known < 2):.0f} %" if known.size else "",
           f"{100 * np.mean(rejected[index > 0]):.0f} %" if known.size else "",
@@ -310,7 +185,7 @@ def acted(task: str, final: Runs) -> list[str]:
       share = np.mean([a["reading/exceedance_count"][-1] for a in found])
       rows.append(
         [
-          NAMES[name],
+          method_of(task, name).label,
           "",
           "",
           "",
@@ -333,13 +208,45 @@ def acted(task: str, final: Runs) -> list[str]:
   return tables.table(head, rows)
 
 
+def against_placebos(task: str, final: Runs) -> list[str]:
+  """The rules by layer, against the same factors on the wrong layers."""
+  lines = []
+  for name in final:
+    placebo = f"{name}_shuffled"
+    if placebo in final:
+      e = effects.effect(
+        sign_of(task) * (scores(final[name]) - scores(final[placebo]))
+      )
+      text = f"{e.mean:+.3g} ({e.low:+.3g} to {e.high:+.3g})"
+      label = method_of(task, name).label
+      lines.append([label, text, f"{e.pvalue:.3f}", f"{e.smallest:.2g}"])
+  head = [task, "better than shuffled by", "p", "smallest visible"]
+  return tables.table(head, lines)
+
+
+def layer_readings(task: str, final: Runs) -> list[str]:
+  """The mean first and last readings of each matrix."""
+  found = [final["tempbalance"][seed].arrays for seed in comparison.FINAL]
+  index, ratio = (
+    np.mean([a[f"reading/weight_tail_{name}"] for a in found], axis=0)
+    for name in ("index", "ratio")
+  )
+  lines = [
+    [name, *(f"{x[at, i]:.2f}" for x in (index, ratio) for at in (0, -1))]
+    for i, name in enumerate(found[0]["layer_names"])
+    if index[-1, i] > 0
+  ]
+  head = [task, "index, first", "last", "ratio, first", "last"]
+  return tables.table(head, lines)
+
+
 def chosen_settings(task: str, final: Runs) -> list[str]:
   """The settings that tuning chose."""
   rows = []
   for name, runs in final.items():
     setting = dict(runs[comparison.FINAL[0]].unit.setting)
     text = ", ".join(f"{key} {value:.3g}" for key, value in setting.items())
-    rows.append([NAMES[name], text])
+    rows.append([method_of(task, name).label, text])
   return tables.table([task, "setting"], rows)
 
 
@@ -351,47 +258,32 @@ def profile(found: dict[str, Runs]) -> list[str]:
     means = {n: sign_of(task) * np.mean(scores(r)) for n, r in final.items()}
     best = max(means.values())
     for name, mean in means.items():
-      counts[name] += [best - mean <= share * abs(best) for share in near]
+      label = method_of(task, name).label
+      counts[label] += [best - mean <= share * abs(best) for share in near]
   rows = [
-    [NAMES[name], *(f"{c} of {len(found)}" for c in counts[name])]
-    for name in methods.METHODS
-    if name in counts
+    [label, *(f"{c} of {len(found)}" for c in each)]
+    for label, each in counts.items()
   ]
   head = ["tasks within ... of the best mean", *(f"{s:.0%}" for s in near)]
   return tables.table(head, rows)
 
 
-def spread(family: str, rows: list[store.Row], task: str) -> float:
-  """The median difference between the tuning seeds, at the chosen settings."""
-  tuned, chosen = comparison.tuned(rows), comparison.best(rows)
-  return float(
-    np.median(
-      [
-        abs(np.subtract(*tuned[key][setting]))
-        for key, setting in chosen.items()
-        if key[0] == task and methods.METHODS[key[1]].family == family
-      ]
-    )
-  )
-
-
 def claims(found: dict[str, Runs], rows: list[store.Row]) -> list[str]:
   """Rule 4 of the protocol: what holds over all tasks."""
-  each = {task: effects(task, final) for task, final in found.items()}
-  spreads = {
-    (task, family): spread(family, rows, task)
-    for task in found
-    for family in BASELINES
-  }
+  each = {task: effects.effects(task, final) for task, final in found.items()}
+  first = next(iter(found))
   lines = []
-  for name in methods.METHODS:
-    if name in PLACEBOS or not all(name in e for e in each.values()):
+  for name, method in comparison.SUITE_OF[first].methods[first].items():
+    if method.placebo or not all(name in e for e in each.values()):
       continue
-    family = methods.METHODS[name].family
     verdicts = [e[name][2] for e in each.values()]
     helps, harms = (sum(v == word for v in verdicts) for word in VERDICTS)
     ends = [
-      (e[name][0].high, spreads[task, family]) for task, e in each.items()
+      (
+        e[name][0].high,
+        effects.spread(task, effects.baseline_of(task, name), rows),
+      )
+      for task, e in each.items()
     ]
     if helps >= 2 and not harms:
       verdict = "**holds**"
@@ -400,7 +292,7 @@ def claims(found: dict[str, Runs], rows: list[store.Row]) -> list[str]:
     else:
       verdict = "cannot be told"
     texts = [f"{high:.2g} of {width:.2g}" for high, width in ends]
-    lines.append([NAMES[name], str(helps), str(harms), *texts, verdict])
+    lines.append([method.label, str(helps), str(harms), *texts, verdict])
   head = ["is better than its baseline", "helps", "harms", *found, "rule 4"]
   return tables.table(head, lines)
 
@@ -428,7 +320,7 @@ def swept(task: str, rows: list[store.Row]) -> list[list[str]]:
     ]
     best = f"{rates[int(np.argmax(means))]:.2g}"
     values = ", ".join(f"{sign_of(task) * mean:.3g}" for mean in means)
-    lines.append([task, NAMES[name], *shares, best, values])
+    lines.append([task, method_of(task, name).label, *shares, best, values])
   return lines
 
 
@@ -437,65 +329,70 @@ def draw(
   tuned: dict[tuple[str, str], list[float]],
   path: pathlib.Path,
 ) -> None:
-  """The effects of all methods, and tuning curves of the two families."""
-  has_bands = importlib.util.find_spec("opda") is not None
-  names = [n for n in methods.METHODS if n not in BASELINES.values()]
+  """The effects of all methods, and tuning curves of some."""
   fig, axes = plt.subplots(
     2,
     len(found),
-    figsize=(3.4 * len(found), 8),
+    figsize=(max(8, 3.4 * len(found)), 8),
     squeeze=False,
     height_ratios=(1.5, 1),
     layout="constrained",
   )
   for column, (task, final) in enumerate(found.items()):
-    ax, each = axes[0, column], effects(task, final)
-    for y, name in enumerate(reversed(names)):
-      if name not in each:
-        continue
-      e, _, verdict = each[name]
-      strong = verdict.startswith(VERDICTS)
-      color = "0.5" if name in PLACEBOS else "black"
-      ax.plot([e.low, e.high], [y, y], color=color, lw=1.4)
-      face = color if strong else "white"
-      ax.plot(e.mean, y, "o", color=color, mfc=face, ms=5)
-    ax.axvline(0, **pictures.TARGET)
-    labels = [NAMES[n].replace("`", "") for n in reversed(names)]
-    ax.set_yticks(range(len(names)), labels if column == 0 else [], fontsize=8)
-    ax.set_title(task, fontsize=10)
-    ax.set_xlabel(f"better by, {UNITS[tasks.TASKS[task].score]}", fontsize=9)
-    ax = axes[1, column]
-    for name, color in zip(
-      ("sgd", "htga_formula", "sgd_tail_clip", "adamw", "adamw_htga_formula"),
-      plots.COLORS,
-    ):
-      ys = tuned.get((task, name))
-      if ys is None or len(ys) < comparison.SETTINGS:
-        continue
-      n = np.arange(1, comparison.SETTINGS + 1)
-      if has_bands:
-        from opda.nonparametric import EmpiricalDistribution as Empirical
-
-        low, middle, high = (
-          d.quantile_tuning_curve(
-            n, minimize=not tasks.TASKS[task].higher_is_better
-          )
-          for d in Empirical.confidence_bands(ys, confidence=CONFIDENCE)
-        )
-        span = np.nanmin(ys), np.nanmax(ys)
-        ax.fill_between(
-          n, np.clip(low, *span), np.clip(high, *span), color=color, alpha=0.1
-        )
-        ax.plot(n, middle, color=color, label=NAMES[name].replace("`", ""))
-    ax.set_xlabel("settings tried", fontsize=9)
-    if column == 0:
-      ax.set_ylabel("validation score of the best, median")
+    draw_effects(axes[0, column], task, final, names=column == 0)
+    draw_curves(axes[1, column], task, tuned)
+  axes[1, 0].set_ylabel("validation score of the best, median")
   axes[1, 0].legend(fontsize=7, frameon=False)
   for ax in axes.flat:
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8)
   fig.savefig(path, dpi=pictures.PIXELS / fig.get_size_inches()[0])
   plt.close(fig)
+
+
+def draw_effects(ax: plt.Axes, task: str, final: Runs, names: bool) -> None:
+  """The effect of each method with its interval; filled if it has a verdict."""
+  each = effects.effects(task, final)
+  known = comparison.SUITE_OF[task].methods[task]
+  shown = [n for n in reversed(known) if effects.baseline_of(task, n) != n]
+  for y, name in enumerate(shown):
+    if name not in each:
+      continue
+    e, _, verdict = each[name]
+    color = "0.5" if known[name].placebo else "black"
+    ax.plot([e.low, e.high], [y, y], color=color, lw=1.4)
+    face = color if verdict.startswith(VERDICTS) else "white"
+    ax.plot(e.mean, y, "o", color=color, mfc=face, ms=5)
+  ax.axvline(0, **pictures.TARGET)
+  labels = [known[n].label.replace("`", "") for n in shown]
+  ax.set_yticks(range(len(shown)), labels if names else [], fontsize=8)
+  ax.set_title(task, fontsize=10)
+  ax.set_xlabel(f"better by, {UNITS[tasks.TASKS[task].score]}", fontsize=9)
+
+
+def draw_curves(
+  ax: plt.Axes, task: str, tuned: dict[tuple[str, str], list[float]]
+) -> None:
+  """What a number of settings buys, with a band of confidence."""
+  suite = comparison.SUITE_OF[task]
+  drawn = [n for n in CURVES if len(tuned.get((task, n), [])) == suite.settings]
+  n = np.arange(1, suite.settings + 1)
+  minimize = not tasks.TASKS[task].higher_is_better
+  for name, color in zip(drawn, plots.COLORS):
+    ys = tuned[task, name]
+    low, middle, high = (
+      band.quantile_tuning_curve(n, minimize=minimize)
+      for band in EmpiricalDistribution.confidence_bands(
+        ys, confidence=CONFIDENCE
+      )
+    )
+    span = np.nanmin(ys), np.nanmax(ys)
+    ax.fill_between(
+      n, np.clip(low, *span), np.clip(high, *span), color=color, alpha=0.1
+    )
+    label = method_of(task, name).label.replace("`", "")
+    ax.plot(n, middle, color=color, label=label)
+  ax.set_xlabel("settings tried", fontsize=9)
 
 
 def write_csv(rows: list[store.Row], path: pathlib.Path) -> None:
@@ -513,10 +410,26 @@ def write_csv(rows: list[store.Row], path: pathlib.Path) -> None:
 
 
 def report(rows: list[store.Row], troubles: int) -> None:
-  """Writes comparison.md, comparison.png and comparison.csv."""
-  found = {task: final for task, final in complete(rows).items() if final}
-  if not found:
-    return
+  """Writes PAGE.md, PAGE.png and PAGE.csv of each suite that has results."""
+  for page, suite in comparison.SUITES.items():
+    own = [row for row in rows if row.unit.task in suite.sizes]
+    found = {
+      task: final
+      for task, final in effects.complete(own).items()
+      if final and task in suite.sizes
+    }
+    if found:
+      write_page(page, suite, own, found, troubles)
+
+
+def write_page(
+  page: str,
+  suite: comparison.Suite,
+  rows: list[store.Row],
+  found: dict[str, Runs],
+  troubles: int,
+) -> None:
+  """Writes the page of a suite."""
   tuned = {
     key: [float(np.mean(scores)) for scores in each.values()]
     for key, each in comparison.tuned(rows).items()
@@ -524,30 +437,44 @@ def report(rows: list[store.Row], troubles: int) -> None:
   count = sum(map(len, found.values()))
   hours = sum(row.arrays["seconds"] for row in rows) / 3600
   about = (
-    f"{count} of {len(comparison.SIZES) * len(methods.METHODS)} pairs of a task"
-    f" and a method, {len(rows)} runs, {hours:.1f} hours of one core;"
-    f" {troubles} attempts without a result."
+    f"{count} of {sum(map(len, suite.methods.values()))} pairs of a task and a"
+    f" method, {len(rows)} runs, {hours:.1f} hours of one core; {troubles}"
+    " attempts without a result."
     f" {tables.machine('python benchmarks/study/report.py')}."
   )
-  first, second, third, fourth = [about, ""], [], [], []
-  for task, final in found.items():
-    first += [*primary(task, final), ""]
-    own = {name: tuned[task, name] for name in final}
-    second += [*secondary(task, final, own), ""]
-    third += [*acted(task, final), ""]
-    fourth += [*chosen_settings(task, final), ""]
-  head = ["task", "method", "within 1 %", "within 5 %", "best rate", "scores"]
-  lines = [line for task in found for line in swept(task, rows)]
-  sections = {
-    "primary": first,
-    "claims": claims(found, rows),
-    "sweep": tables.table(head, lines),
-    "secondary": second,
-    "acted": third,
+  sections: dict[str, list[str]] = {
+    "primary": [about, ""],
+    "secondary": [],
+    "settings": [],
     "profile": profile(found),
-    "settings": fourth,
   }
+  for task, final in found.items():
+    own = {name: tuned[task, name] for name in final}
+    sections["primary"] += [*primary(task, final), ""]
+    sections["secondary"] += [*secondary(task, final, own), ""]
+    sections["settings"] += [*chosen_settings(task, final), ""]
+  if page == "comparison":
+    head = ["task", "method", "within 1 %", "within 5 %", "best rate", "scores"]
+    lines = [line for task in found for line in swept(task, rows)]
+    sections["sweep"] = tables.table(head, lines)
+    sections["claims"] = claims(found, rows)
+    sections["acted"] = [
+      line
+      for task, final in found.items()
+      for line in [*acted(task, final), ""]
+    ]
+  else:
+    sections["placebos"] = [
+      line
+      for task, final in found.items()
+      for line in [*against_placebos(task, final), ""]
+    ]
+    sections["readings"] = [
+      line
+      for task, final in found.items()
+      for line in [*layer_readings(task, final), ""]
+    ]
   for name, lines in sections.items():
-    tables.write(name, lines, HERE / "comparison.md")
-  draw(found, tuned, HERE / "comparison.png")
-  write_csv(rows, HERE / "comparison.csv")
+    tables.write(name, lines, HERE / f"{page}.md")
+  draw(found, tuned, HERE / f"{page}.png")
+  write_csv(rows, HERE / f"{page}.csv")

@@ -57,6 +57,8 @@ class Method(NamedTuple):
     batches: the number of batches of a step.
     extra_args: (loss, params, state, batches) -> the extra arguments of update.
     salt: methods with different numbers here are tuned with different seeds.
+    label: the name in tables.
+    placebo: whether it differs from the baseline only by luck.
   """
 
   family: str
@@ -65,6 +67,8 @@ class Method(NamedTuple):
   batches: int = 1
   extra_args: Callable[..., dict[str, Any]] = value_fn
   salt: int = 0
+  label: str = ""
+  placebo: bool = False
 
   def settings(self, count: int) -> list[dict[str, float]]:
     """Quasi-random settings: the first `count` points of a Halton sequence."""
@@ -166,14 +170,14 @@ def _power(task, setting, exponent):
   return htga_optax.scale_by_htga(gamma_min=exponent, gamma_max=exponent)
 
 
-def _of_sgd(front, **more) -> Method:
-  return Method(SGD, functools.partial(_sgd, front=front), _SGD_SPACE | more)
+def _of_sgd(label, front, placebo=False, **more) -> Method:
+  make = functools.partial(_sgd, front=front)
+  return Method(SGD, make, _SGD_SPACE | more, label=label, placebo=placebo)
 
 
-def _of_adamw(front, **more) -> Method:
-  return Method(
-    ADAM, functools.partial(_adamw, front=front), _ADAM_SPACE | more
-  )
+def _of_adamw(label, front, **more) -> Method:
+  make = functools.partial(_adamw, front=front)
+  return Method(ADAM, make, _ADAM_SPACE | more, label=label)
 
 
 _RATE = {"rate": (0.03, 3.0)}
@@ -181,17 +185,32 @@ _SGD_SPACE = _RATE | {"rest": (0.02, 1.0), "decay": (1e-6, 1e-2)}
 _ADAM_SPACE = _RATE | {"rest": (0.03, 0.5), "decay": (1e-6, 1e-1)}
 _NORM, _SHARE, _TARGET = (0.1, 10.0), (1e-3, 1e-1), (1.5, 8.0)
 
+# The first method of a family is its baseline.
 METHODS: dict[str, Method] = {
-  "sgd": _of_sgd(None),
-  "sgd_clip": _of_sgd(_clip, max_norm=_NORM),
-  "sgd_normalised": Method(SGD, _normalised, _SGD_SPACE),
-  "sgd_tail_clip": _of_sgd(_tail_clip, share=_SHARE),
-  "htga_formula": _of_sgd(_formula, target=_TARGET),
-  "htga_ratio": _of_sgd(_ratio, target=_TARGET),
-  "htga_gamma_1": _of_sgd(functools.partial(_power, exponent=1.0)),
-  "power_half": _of_sgd(functools.partial(_power, exponent=0.5)),
-  "power_zero": _of_sgd(functools.partial(_power, exponent=0.0)),
-  "ahtsgd_rising": Method(SGD, _ahtsgd, _SGD_SPACE | {"noise": (1e-5, 1e-2)}),
+  "sgd": _of_sgd("SGD with momentum", None),
+  "sgd_clip": _of_sgd("the same, `clip_by_global_norm`", _clip, max_norm=_NORM),
+  "sgd_normalised": Method(
+    SGD, _normalised, _SGD_SPACE, label="normalised momentum"
+  ),
+  "sgd_tail_clip": _of_sgd(
+    "SGD, `clip_by_tail_quantile`", _tail_clip, share=_SHARE
+  ),
+  "htga_formula": _of_sgd("HTGA, formula", _formula, target=_TARGET),
+  "htga_ratio": _of_sgd("HTGA, ratio", _ratio, target=_TARGET),
+  "htga_gamma_1": _of_sgd(
+    "placebo: HTGA, exponent 1",
+    functools.partial(_power, exponent=1.0),
+    placebo=True,
+  ),
+  "power_half": _of_sgd(
+    "HTGA, constant exponent 0.5", functools.partial(_power, exponent=0.5)
+  ),
+  "power_zero": _of_sgd(
+    "HTGA, constant exponent 0", functools.partial(_power, exponent=0.0)
+  ),
+  "ahtsgd_rising": Method(
+    SGD, _ahtsgd, _SGD_SPACE | {"noise": (1e-5, 1e-2)}, label="AHTSGD, rising"
+  ),
   "truncated_1": Method(
     SGD,
     _truncated,
@@ -199,14 +218,23 @@ METHODS: dict[str, Method] = {
     | {"decay": (1e-6, 1e-2), "noise": (0.02, 1.0), "threshold": (0.5, 50.0)},
     2 + LARGE,
     noise_updates,
+    label="truncated heavy-tailed SGD 1",
   ),
-  "adamw": _of_adamw(None),
-  "adamw_again": _of_adamw(None)._replace(salt=1),
-  "adamw_clip": _of_adamw(_clip, max_norm=_NORM),
-  "adamw_tail_clip": _of_adamw(_tail_clip, share=_SHARE),
-  "adamw_htga_formula": _of_adamw(_formula, target=_TARGET),
-  "adamw_htga_ratio": _of_adamw(_ratio, target=_TARGET),
-  "lion": Method(ADAM, _lion, _ADAM_SPACE),
+  "adamw": _of_adamw("AdamW", None),
+  "adamw_again": _of_adamw("placebo: AdamW, other tuning seeds", None)._replace(
+    salt=1, placebo=True
+  ),
+  "adamw_clip": _of_adamw(
+    "AdamW, `clip_by_global_norm`", _clip, max_norm=_NORM
+  ),
+  "adamw_tail_clip": _of_adamw(
+    "AdamW, `clip_by_tail_quantile`", _tail_clip, share=_SHARE
+  ),
+  "adamw_htga_formula": _of_adamw(
+    "AdamW, HTGA, formula", _formula, target=_TARGET
+  ),
+  "adamw_htga_ratio": _of_adamw("AdamW, HTGA, ratio", _ratio, target=_TARGET),
+  "lion": Method(ADAM, _lion, _ADAM_SPACE, label="Lion"),
 }
 
 

@@ -6,6 +6,8 @@
     cifar               CIFAR-10, 5,000 images, CNN
     words               Penn Treebank, the 1,000 most frequent words, LSTM
     characters          tiny Shakespeare, Transformer
+    vgg                 CIFAR-10, 5,000 images, small VGG
+    transformer         the words of Penn Treebank, Transformer
     cartpole, acrobot, breakout
                         PPO in environments of gymnax
     gauss, student_3, student_1_5
@@ -34,6 +36,7 @@ import models
 import numpy as np
 import optax
 import ppo
+import vgg
 
 # The part of a task's data that is not trained on.
 VALID, TEST = "valid", "test"
@@ -71,7 +74,7 @@ class Task(NamedTuple):
     rates: a learning rate for batches of 64, by method.
     norm: a usual norm of the gradient, in orders of magnitude.
     steps: the number of gradient steps of the atlas.
-    batch_sizes: the batch sizes of the atlas.
+    batch_sizes: the batch sizes of the atlas; none if it is not in the atlas.
     version: changes when the task changes.
   """
 
@@ -133,6 +136,13 @@ def _load(name: str, folder: str, length: int = 1) -> data.Dataset:
   return data.load(name, folder, length)
 
 
+def _model(model, example, classes, rngs, width) -> nnx.Module:
+  """A model of `models` by its name, or of a class."""
+  if isinstance(model, str):
+    return models.make(model, example, classes, rngs, width)
+  return model(example.shape, classes, rngs, width)
+
+
 def _images(folder, name, model, size, wrong=0.0, width=None) -> Problem:
   """The first `size` of the shuffled images, and others for the validation."""
   set_ = _load(name, folder)
@@ -147,9 +157,7 @@ def _images(folder, name, model, size, wrong=0.0, width=None) -> Problem:
     VALID: (set_.x_train[valid], set_.y_train[valid]),
     TEST: (set_.x_test[test], set_.y_test[test]),
   }
-  make = lambda rngs: models.make(
-    model, set_.x_train[0], set_.classes, rngs, width
-  )
+  make = lambda rngs: _model(model, set_.x_train[0], set_.classes, rngs, width)
   return _supervised(set_.x_train[train], labels, held_out, make)
 
 
@@ -339,6 +347,26 @@ TASKS: dict[str, Task] = {
     1.0,
     {"sgd": 1.0, "adam": 6e-3},
     steps=1000,
+  ),
+  "vgg": Task(
+    _make(_images, name="cifar10", model=vgg.SmallVGG, size=5000, width=13),
+    "accuracy",
+    0.1,
+    0.2,
+    {"sgd": 0.03},
+    steps=800,
+    batch_sizes=(),
+  ),
+  "transformer": Task(
+    _make(
+      _text, name="ptb", model="transformer", length=32, width=64, most=1000
+    ),
+    "loss",
+    float(np.log(1000)),
+    1.5,
+    {"adam": 6e-3},
+    steps=1200,
+    batch_sizes=(),
   ),
   "cartpole": Task(
     _make(_games, name="CartPole-v1"),

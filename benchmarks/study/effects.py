@@ -1,0 +1,145 @@
+"""Paired effects of the methods of a comparison, as PROTOCOL.md asks for."""
+
+import collections
+import math
+from typing import NamedTuple
+
+import comparison
+import methods
+import numpy as np
+from scipy import stats
+import store
+import tasks
+
+LEVEL = 0.05
+VERDICTS = ("helps", "harms")
+Runs = dict[str, dict[int, store.Row]]  # method -> seed -> final run
+
+
+class Effect(NamedTuple):
+  """The paired difference of a method from its baseline; positive is better.
+
+  Attributes:
+    mean: the mean difference.
+    low, high: its 95 percent bootstrap interval (BCa).
+    pvalue: of a paired t test.
+    smallest: the difference that these seeds see with a power of 80 percent.
+  """
+
+  mean: float
+  low: float
+  high: float
+  pvalue: float
+  smallest: float
+
+
+def sign_of(task: str) -> int:
+  """1 if a larger score is better, else -1."""
+  return 1 if tasks.TASKS[task].higher_is_better else -1
+
+
+def scores(runs: dict[int, store.Row]) -> np.ndarray:
+  """The test scores of the final seeds."""
+  return np.array(
+    [comparison.score_of(runs[s], tasks.TEST) for s in comparison.FINAL]
+  )
+
+
+def effect(difference: np.ndarray) -> Effect:
+  """Summarises paired differences, positive for the better."""
+  n = difference.size
+  mean, sd = float(np.mean(difference)), float(np.std(difference, ddof=1))
+  if sd == 0:
+    return Effect(mean, mean, mean, 1.0 if mean == 0 else 0.0, 0.0)
+  found = stats.bootstrap(
+    (difference,), np.mean, method="BCa", rng=np.random.default_rng(0)
+  ).confidence_interval
+  quantiles = stats.t.ppf([1 - LEVEL / 2, 0.8], n - 1)
+  return Effect(
+    mean,
+    float(found.low),
+    float(found.high),
+    float(stats.ttest_1samp(difference, 0.0).pvalue),
+    float(np.sum(quantiles) * sd / math.sqrt(n)),
+  )
+
+
+def holm(pvalues: dict[str, float]) -> dict[str, float]:
+  """Holm's corrected p-values."""
+  names = sorted(pvalues, key=pvalues.get)
+  corrected, largest = {}, 0.0
+  for i, name in enumerate(names):
+    largest = max(largest, min(1.0, (len(names) - i) * pvalues[name]))
+    corrected[name] = largest
+  return corrected
+
+
+def method_of(task: str, name: str) -> methods.Method:
+  """A method of a task, by its name."""
+  return comparison.SUITE_OF[task].methods[task][name]
+
+
+def baseline_of(task: str, name: str) -> str:
+  """The first method of the family of a method."""
+  known = comparison.SUITE_OF[task].methods[task]
+  family = known[name].family
+  return next(n for n, method in known.items() if method.family == family)
+
+
+def effects(task: str, final: Runs) -> dict[str, tuple[Effect, float, str]]:
+  """By method: the effect, Holm's p-value, and the verdict of the protocol."""
+  found = {}
+  for baseline in {baseline_of(task, name) for name in final} & set(final):
+    base = scores(final[baseline])
+    each = {
+      name: effect(sign_of(task) * (scores(final[name]) - base))
+      for name in final
+      if baseline_of(task, name) == baseline and name != baseline
+    }
+    placebos = {n for n in each if method_of(task, n).placebo}
+    corrected = holm(
+      {n: e.pvalue for n, e in each.items() if n not in placebos}
+    )
+    luck = max([abs(each[n].mean) for n in placebos] + [0])
+    for name, e in each.items():
+      p = corrected.get(name, e.pvalue)
+      verdict = "cannot be told"
+      if p < LEVEL and name in placebos:
+        verdict = "differs by luck"
+      elif p < LEVEL:
+        verdict = "helps" if e.mean > 0 else "harms"
+        verdict += ", by less than a placebo" * (abs(e.mean) < luck)
+      found[name] = (e, p, verdict)
+  return found
+
+
+def complete(rows: list[store.Row]) -> dict[str, Runs]:
+  """The final runs of each task; methods whose seeds are all there."""
+  chosen = comparison.best(rows)
+  found: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
+  for row in rows:
+    unit = row.unit
+    if unit.seed in comparison.FINAL and unit.setting == chosen.get(
+      (unit.task, unit.method)
+    ):
+      found[unit.task][unit.method][unit.seed] = row
+  return {
+    task: {
+      name: found[task][name]
+      for name in suite.methods[task]
+      if len(found[task][name]) == len(comparison.FINAL)
+    }
+    for task, suite in comparison.SUITE_OF.items()
+    if task in found
+  }
+
+
+def spread(task: str, baseline: str, rows: list[store.Row]) -> float:
+  """The median difference between the tuning seeds, at the chosen settings."""
+  tuned = comparison.tuned(rows)
+  differences = [
+    abs(np.subtract(*tuned[key][setting]))
+    for key, setting in comparison.best(rows).items()
+    if key[0] == task and baseline_of(*key) == baseline
+  ]
+  return float(np.median(differences))
