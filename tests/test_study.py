@@ -257,8 +257,9 @@ def test_the_best_setting_is_run_with_fresh_seeds(study):
   """The setting with the best mean over the tuning seeds, if all are there."""
   comparison, methods = study.comparison, study.methods
   units = [u for u in comparison.tuning(["words"]) if u.method == "sgd_clip"]
-  settings = methods.METHODS["sgd_clip"].settings(comparison.SETTINGS)
-  assert len(units) == len(settings) * len(comparison.TUNE)
+  suite = comparison.SUITES["comparison"]
+  settings = methods.METHODS["sgd_clip"].settings(suite.settings)
+  assert len(units) == len(settings) * len(suite.tune)
   scores = np.random.default_rng(0).uniform(4, 6, len(units))
   scores[6:8] = 3.9, np.nan  # nan counts as a guess, log(1000)
   scores[10:12] = 4.0, 4.1
@@ -271,6 +272,45 @@ def test_the_best_setting_is_run_with_fresh_seeds(study):
   assert not {u.seed for u in comparison.tuning()} & set(seeds)
   again = made + [row_of(study, u, [9.0, 1.0]) for u in chosen]
   assert comparison.final(again) == chosen  # final runs choose nothing
+
+
+def test_the_sweep_changes_the_rate_alone(study):
+  comparison = study.comparison
+  units = [
+    u for u in comparison.tuning(["words"]) if u.method in ("sgd", "lion")
+  ]
+  made = [row_of(study, u, [9.0, i / 100]) for i, u in enumerate(units)]
+  units = comparison.sweep(made)
+  assert {u.method for u in units} == {"sgd"}  # lion is not in the sweep
+  assert len(units) == len(comparison.RATES) * len(comparison.SWEEP)
+  (chosen, *_) = (u for u in comparison.final(made) if u.method == "sgd")
+  rest = lambda u: {k: v for k, v in u.setting if k != "rate"}
+  assert all(rest(u) == rest(chosen) for u in units)
+  made += [row_of(study, u, [9.0, 0.0]) for u in units]
+  assert comparison.best(made)["words", "sgd"] == chosen.setting
+
+
+def test_shuffled_readings_are_those_of_other_layers(study):
+  """A permutation of the measured layers; the others keep what they have."""
+  measured = lambda name, shape: 0 if len(shape) == 2 else None
+  given = {}
+
+  def update(updates, state, params=None, **extra_args):
+    given.update(extra_args)
+    return updates, state
+
+  inner = optax.GradientTransformationExtraArgs(lambda params: (), update)
+  updates = [jnp.zeros(3)] + [jnp.zeros((3, 3))] * 5 + [jnp.zeros(3)]
+  x = jnp.arange(7.0)
+  seen = set()
+  for seed in range(4):
+    tx = study.layers._shuffled(measured, jax.random.key(seed))(inner)
+    tx.update(updates, (), weight_tail_index=x)
+    found = np.asarray(given["weight_tail_index"])
+    assert found[0] == 0 and found[6] == 6
+    assert sorted(found[1:6]) == [1, 2, 3, 4, 5]
+    seen.add(tuple(found))
+  assert len(seen) > 1
 
 
 def test_methods_of_a_family_share_their_space(study):
@@ -388,7 +428,7 @@ def test_a_task_is_learnt(study, folder, name):
 
 def test_effects_and_their_correction(study):
   """Against SciPy's paired test, and Holm's method written out."""
-  report = study.comparison_report
+  report = study.effects
   rng = np.random.default_rng(0)
   a, b = rng.normal(1, 1, 10), rng.normal(0, 1, 10)
   found = report.effect(a - b)
