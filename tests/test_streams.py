@@ -271,12 +271,11 @@ def test_gradients_through_a_loop_of_steps(name):
   xs = jnp.float32(np.abs(signed_pareto(40)))
   state, _ = follow(estimator, xs)
 
-  def after(scale, state=state):
-    for x in xs[:3]:
-      state = estimator.update(state, scale * x)
-    return estimator.estimate(state).tail_index
+  def after(scale):
+    step = lambda state, x: (estimator.update(state, scale * x), None)
+    return estimator.estimate(lax.scan(step, state, xs[:3])[0]).tail_index
 
-  slopes = jax.grad(after)(1.0), jax.jacfwd(after)(1.0)
+  slopes = jax.jit(lambda s: (jax.grad(after)(s), jax.jacfwd(after)(s)))(1.0)
   assert np.all(np.isfinite(slopes))
   np.testing.assert_allclose(*slopes, rtol=1e-3, atol=1e-4)
 

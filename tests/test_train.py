@@ -99,6 +99,7 @@ def test_a_start_does_not_depend_on_devices():
     np.testing.assert_array_equal(x, jax.device_get(y))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   not hasattr(jax, "set_mesh"),
   reason="with JAX 0.7.0 orbax cannot save arrays that are split",
