@@ -14,7 +14,7 @@ equal length:
     acting              the share of steps in which the method scaled a gradient
 
 and at the end of a final run of the first suite `top_eigenvalue` and
-`sharpness` (the expected sharpness) of the loss of 512 training examples.
+`sharpness` (the expected sharpness) of the loss of some training examples.
 """
 
 from collections.abc import Iterable
@@ -39,6 +39,8 @@ FINAL, SWEEP = tuple(range(1000, 1010)), (2000, 2001)
 SWEPT = ("sgd", "sgd_normalised", "htga_formula", "ahtsgd_rising", "adamw")
 RATES = tuple(float(f"{r:.4g}") for r in np.geomspace(0.03, 3, 7))
 PARTS = 100
+# The primary scores.
+SCORES = {"accuracy": "test accuracy", "loss": "test loss", "return": "return"}
 
 
 class Suite(NamedTuple):
@@ -50,7 +52,8 @@ class Suite(NamedTuple):
     settings: the number of settings that are tried.
     tune: the seeds of the tuning.
     blocks: the number of scores over a run.
-    minimum: whether the minimum at the end of final runs is measured.
+    minimum: with how many examples the minimum at the end of final runs is
+      measured, by task; empty if it is not.
   """
 
   sizes: dict[str, tuple[int, int]]
@@ -58,7 +61,7 @@ class Suite(NamedTuple):
   settings: int
   tune: tuple[int, ...]
   blocks: int
-  minimum: bool
+  minimum: dict[str, int]
 
 
 _SIZES = {
@@ -69,7 +72,12 @@ _SIZES = {
 }
 SUITES = {
   "comparison": Suite(
-    _SIZES, dict.fromkeys(_SIZES, methods.METHODS), 12, (10, 11), 20, True
+    _SIZES,
+    dict.fromkeys(_SIZES, methods.METHODS),
+    12,
+    (10, 11),
+    20,
+    dict.fromkeys(_SIZES, 512) | {"words": 128},  # of 16 words
   ),
   "layers": Suite(
     {"vgg": (32, 800), "transformer": (8, 1200)},
@@ -80,7 +88,7 @@ SUITES = {
     6,
     (10,),
     4,
-    False,
+    {},
   ),
 }
 SUITE_OF = {task: suite for suite in SUITES.values() for task in suite.sizes}
@@ -202,10 +210,11 @@ def run(group: list[Unit], folder: str) -> list[dict[str, Any]]:
   unit = group[0]
   task, method = tasks.TASKS[unit.task], method_of(unit)
   suite = SUITE_OF[unit.task]
+  examples = suite.minimum.get(unit.task, 0) * (unit.seed in FINAL)
   problem = task.make(folder)
 
   def finish(params, world, key):
-    _, batch = problem.draw(params, world, key, 1, 512)
+    _, batch = problem.draw(params, world, key, 1, examples)
     loss = lambda params: problem.loss(params, batch)
     start = curvature.sample_like(jax.random.normal, params, key=key)
     pair = curvature.top_eigenvalue(curvature.hessian(loss, params), start)
@@ -222,7 +231,7 @@ def run(group: list[Unit], folder: str) -> list[dict[str, Any]]:
     lambda grads, params: {},
     method.batches,
     method.extra_args,
-    finish if suite.minimum and unit.seed in FINAL else lambda *arguments: {},
+    finish if examples else lambda *arguments: {},
   )
   start = time.monotonic()
   found = loop.results(train, group)

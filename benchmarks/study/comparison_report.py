@@ -1,4 +1,4 @@
-"""The tables, the picture and the CSV of the comparison, for report.py.
+"""The pages of the comparison: tables and CSV, for report.py.
 
 The protocol, PROTOCOL.md, decides what is computed here.
 """
@@ -9,34 +9,17 @@ import math
 import pathlib
 
 import comparison
+import comparison_pictures
 import effects
 from effects import LEVEL, VERDICTS, Runs, method_of, scores, sign_of
-import matplotlib.pyplot as plt
 import numpy as np
-from opda.nonparametric import EmpiricalDistribution
-import pictures
 import store
 import tables
 import tasks
 
-from htga_optax.diagnostics import plots
-
 HERE = pathlib.Path(__file__).parent
-CONFIDENCE = 0.8  # of the bands of the tuning curves
-UNITS = {"accuracy": "test accuracy", "loss": "test loss", "return": "return"}
 # The shares of the steps at which a score is printed, by the number of scores.
 SHARES = {20: (0.1, 0.25, 0.5), 4: (0.25, 0.5)}
-# The tuning curves that are drawn, of those that are there.
-CURVES = (
-  "sgd",
-  "htga_formula",
-  "sgd_tail_clip",
-  "adamw",
-  "adamw_htga_formula",
-  "uniform",
-  "tempbalance",
-  "llr",
-)
 
 
 def primary(task: str, final: Runs) -> list[str]:
@@ -60,7 +43,7 @@ def primary(task: str, final: Runs) -> list[str]:
       cells += ["", "", "", "baseline"]
     rows.append(cells)
   head = [
-    f"{task}: {UNITS[tasks.TASKS[task].score]}",
+    f"{task}: {comparison.SCORES[tasks.TASKS[task].score]}",
     "mean ± standard error",
     "better by (95 % interval)",
     "p (Holm)",
@@ -324,77 +307,6 @@ def swept(task: str, rows: list[store.Row]) -> list[list[str]]:
   return lines
 
 
-def draw(
-  found: dict[str, Runs],
-  tuned: dict[tuple[str, str], list[float]],
-  path: pathlib.Path,
-) -> None:
-  """The effects of all methods, and tuning curves of some."""
-  fig, axes = plt.subplots(
-    2,
-    len(found),
-    figsize=(max(8, 3.4 * len(found)), 8),
-    squeeze=False,
-    height_ratios=(1.5, 1),
-    layout="constrained",
-  )
-  for column, (task, final) in enumerate(found.items()):
-    draw_effects(axes[0, column], task, final, names=column == 0)
-    draw_curves(axes[1, column], task, tuned)
-  axes[1, 0].set_ylabel("validation score of the best, median")
-  axes[1, 0].legend(fontsize=7, frameon=False)
-  for ax in axes.flat:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=8)
-  fig.savefig(path, dpi=pictures.PIXELS / fig.get_size_inches()[0])
-  plt.close(fig)
-
-
-def draw_effects(ax: plt.Axes, task: str, final: Runs, names: bool) -> None:
-  """The effect of each method with its interval; filled if it has a verdict."""
-  each = effects.effects(task, final)
-  known = comparison.SUITE_OF[task].methods[task]
-  shown = [n for n in reversed(known) if effects.baseline_of(task, n) != n]
-  for y, name in enumerate(shown):
-    if name not in each:
-      continue
-    e, _, verdict = each[name]
-    color = "0.5" if known[name].placebo else "black"
-    ax.plot([e.low, e.high], [y, y], color=color, lw=1.4)
-    face = color if verdict.startswith(VERDICTS) else "white"
-    ax.plot(e.mean, y, "o", color=color, mfc=face, ms=5)
-  ax.axvline(0, **pictures.TARGET)
-  labels = [known[n].label.replace("`", "") for n in shown]
-  ax.set_yticks(range(len(shown)), labels if names else [], fontsize=8)
-  ax.set_title(task, fontsize=10)
-  ax.set_xlabel(f"better by, {UNITS[tasks.TASKS[task].score]}", fontsize=9)
-
-
-def draw_curves(
-  ax: plt.Axes, task: str, tuned: dict[tuple[str, str], list[float]]
-) -> None:
-  """What a number of settings buys, with a band of confidence."""
-  suite = comparison.SUITE_OF[task]
-  drawn = [n for n in CURVES if len(tuned.get((task, n), [])) == suite.settings]
-  n = np.arange(1, suite.settings + 1)
-  minimize = not tasks.TASKS[task].higher_is_better
-  for name, color in zip(drawn, plots.COLORS):
-    ys = tuned[task, name]
-    low, middle, high = (
-      band.quantile_tuning_curve(n, minimize=minimize)
-      for band in EmpiricalDistribution.confidence_bands(
-        ys, confidence=CONFIDENCE
-      )
-    )
-    span = np.nanmin(ys), np.nanmax(ys)
-    ax.fill_between(
-      n, np.clip(low, *span), np.clip(high, *span), color=color, alpha=0.1
-    )
-    label = method_of(task, name).label.replace("`", "")
-    ax.plot(n, middle, color=color, label=label)
-  ax.set_xlabel("settings tried", fontsize=9)
-
-
 def write_csv(rows: list[store.Row], path: pathlib.Path) -> None:
   """All scores, one run a line: of the test data only if the run is final."""
   with path.open("w", newline="") as file:
@@ -458,6 +370,7 @@ def write_page(
     lines = [line for task in found for line in swept(task, rows)]
     sections["sweep"] = tables.table(head, lines)
     sections["claims"] = claims(found, rows)
+    comparison_pictures.draw_acted(found, HERE / "acted.png")
     sections["acted"] = [
       line
       for task, final in found.items()
@@ -476,5 +389,5 @@ def write_page(
     ]
   for name, lines in sections.items():
     tables.write(name, lines, HERE / f"{page}.md")
-  draw(found, tuned, HERE / f"{page}.png")
+  comparison_pictures.draw(found, tuned, HERE / f"{page}.png")
   write_csv(rows, HERE / f"{page}.csv")
