@@ -39,6 +39,18 @@ def case(request):
   return request.param
 
 
+def fast_for(*names):
+  """Runs a law on all cases; it is slow on those that are not named."""
+  return pytest.mark.parametrize(
+    "case",
+    [
+      pytest.param(case, marks=() if case.name in names else pytest.mark.slow)
+      for case in cases.CASES
+    ],
+    ids=lambda case: case.name,
+  )
+
+
 # Most laws are fast tests on one case of a factory. They are slow tests on its
 # variants (per layer, another estimator), and on optimizers composed of other
 # transformations, except htga.
@@ -49,19 +61,11 @@ _COMPOSED = (
   htga_optax.ahtsgd,
 )
 _FIRST = {
-  case.factory: case
+  case.factory: case.name
   for case in reversed(cases.CASES)
   if case.factory not in _COMPOSED
-}.values()
-variants_are_slow = pytest.mark.parametrize(
-  "case",
-  [
-    pytest.param(case, marks=() if case in _FIRST else pytest.mark.slow)
-    for case in cases.CASES
-  ],
-  ids=lambda case: case.name,
-)
-
+}
+variants_are_slow = fast_for(*_FIRST.values())
 
 # A law that depends mostly on optax, orbax or devices is a fast test on three
 # cases only: a relay with a law of one norm, a second gradient, and a loss.
@@ -70,14 +74,7 @@ _FEW = (
   "inflate_gradient_noise",
   "track_sharpness_of_a_loss",
 )
-few_are_fast = pytest.mark.parametrize(
-  "case",
-  [
-    pytest.param(case, marks=() if case.name in _FEW else pytest.mark.slow)
-    for case in cases.CASES
-  ],
-  ids=lambda case: case.name,
-)
+few_are_fast = fast_for(*_FEW)
 
 
 def at(tree, i):
@@ -564,7 +561,7 @@ def test_sizes_that_are_not_given_need_no_static_args(case):
   jax.eval_shape(step_of(tx, case.extra_args), grads, tx.init(params), params)
 
 
-@few_are_fast
+@fast_for(*_FEW[1:])  # htga compiles for 7 s
 def test_derivatives_through_a_loop(case):
   """Reverse mode equals forward mode, and both are finite.
 
