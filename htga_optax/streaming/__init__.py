@@ -33,7 +33,9 @@ from htga_optax.streaming._ew_stable_law import (
 )
 from htga_optax.streaming._ew_stable_law import ew_log_moment as ew_log_moment
 from htga_optax.streaming._level import LEVEL_DECAY as LEVEL_DECAY
-from htga_optax.streaming._windowed import WindowState as WindowState
+from htga_optax.streaming._windowed import WindowedState as WindowedState
 from htga_optax.streaming._windowed import windowed as windowed
-from htga_optax.streaming._windowed_hill import HillState as HillState
+from htga_optax.streaming._windowed_hill import (
+  WindowedHillState as WindowedHillState,
+)
 from htga_optax.streaming._windowed_hill import windowed_hill as windowed_hill

@@ -15,7 +15,7 @@ from htga_optax.streaming._base import (
 )
 
 
-class WindowState(NamedTuple):
+class WindowedState(NamedTuple):
   """The state of :func:`windowed`.
 
   Attributes:
@@ -80,14 +80,14 @@ def windowed(
     raise ValueError(f"estimator must return one number, got shape {shape}.")
 
   def init():
-    return WindowState(
+    return WindowedState(
       values=jnp.zeros([window_size], jnp.float32),
       filled=jnp.zeros([], jnp.int32),
     )
 
   def update(state, x):
     x = jnp.asarray(x, jnp.float32)
-    new = WindowState(
+    new = WindowedState(
       values=order_statistics.shift_in(state.values, x),
       filled=jnp.minimum(state.filled + 1, window_size),
     )

@@ -17,7 +17,7 @@ from htga_optax.streaming._base import (
 
 
 @known_state
-class HillState(NamedTuple):
+class WindowedHillState(NamedTuple):
   """The state of :func:`windowed_hill`.
 
   Attributes:
@@ -107,7 +107,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
 
   def init():
     due = refresh_every - 1  # once the window is full
-    return HillState(
+    return WindowedHillState(
       window=order_statistics.empty_window(window_size),
       numbers=jnp.float32([0, due, 0, 0, 1, 1, 0, 1, 1]),
     )
@@ -151,7 +151,7 @@ def windowed_hill(window_size: int = 256, k: int = 16) -> StreamingEstimator:
       jnp.where(held_out, fade**2 * weight + 1.0, weight),
       *order,
     ]
-    return HillState(window, jnp.stack(numbers))
+    return WindowedHillState(window, jnp.stack(numbers))
 
   def estimate(state):
     hill, _, score, weight, inflation, _, drift, *ends = state.numbers
