@@ -248,8 +248,9 @@ def test_again_repeats_a_tenth_with_other_seeds(study):
 
 
 def row_of(study, unit, scores):
-  """A row of the comparison with these validation scores of its blocks."""
-  arrays = {"loss": np.zeros(4), "valid_loss": np.array(scores)}
+  """A row of the comparison with these scores of its blocks."""
+  arrays = {"loss": np.zeros(4)}
+  arrays |= {f"{part}_loss": np.array(scores) for part in ("valid", "test")}
   return study.store.Row(unit, arrays, 1.0, "", "")
 
 
@@ -263,14 +264,15 @@ def test_the_best_setting_is_run_with_fresh_seeds(study):
   scores = np.random.default_rng(0).uniform(4, 6, len(units))
   scores[6:8] = 3.9, np.nan  # nan counts as a guess, log(1000)
   scores[10:12] = 4.0, 4.1
-  made = [row_of(study, u, [9.0, s]) for u, s in zip(units, scores)]
+  run_of = lambda u, s: comparison.run_of(row_of(study, u, [9.0, s]))
+  made = [run_of(u, s) for u, s in zip(units, scores)]
   assert not comparison.final(made[:-1])
   chosen = comparison.final(made)
   assert {dict(u.setting)["rate"] for u in chosen} == {settings[5]["rate"]}
   seeds = [u.seed for u in chosen]
   assert seeds == list(comparison.FINAL)
   assert not {u.seed for u in comparison.tuning()} & set(seeds)
-  again = made + [row_of(study, u, [9.0, 1.0]) for u in chosen]
+  again = made + [run_of(u, 1.0) for u in chosen]
   assert comparison.final(again) == chosen  # final runs choose nothing
 
 
@@ -279,14 +281,15 @@ def test_the_sweep_changes_the_rate_alone(study):
   units = [
     u for u in comparison.tuning(["words"]) if u.method in ("sgd", "lion")
   ]
-  made = [row_of(study, u, [9.0, i / 100]) for i, u in enumerate(units)]
+  run_of = lambda u, s: comparison.run_of(row_of(study, u, [9.0, s]))
+  made = [run_of(u, i / 100) for i, u in enumerate(units)]
   units = comparison.sweep(made)
   assert {u.method for u in units} == {"sgd"}  # lion is not in the sweep
   assert len(units) == len(comparison.RATES) * len(comparison.SWEEP)
   (chosen, *_) = (u for u in comparison.final(made) if u.method == "sgd")
   rest = lambda u: {k: v for k, v in u.setting if k != "rate"}
   assert all(rest(u) == rest(chosen) for u in units)
-  made += [row_of(study, u, [9.0, 0.0]) for u in units]
+  made += [run_of(u, 0.0) for u in units]
   assert comparison.best(made)["words", "sgd"] == chosen.setting
 
 
@@ -445,6 +448,30 @@ def test_effects_and_their_correction(study):
   assert report.effect(np.zeros(10)) == (0, 0, 0, 1, 0)
   corrected = report.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.9})
   assert corrected == pytest.approx({"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.9})
+
+
+def test_scores_are_kept_in_a_file(study, tmp_path):
+  """Every digit of a setting comes back, and final scores need no tuning."""
+  comparison, effects = study.comparison, study.effects
+  settings = study.methods.METHODS["sgd"].settings(12)
+  setting = tuple(sorted(settings[3].items()))
+  runs = [
+    comparison.Run("words", "sgd", seed, "test", 4.5 + seed / 1024, setting)
+    for seed in comparison.FINAL
+  ]
+  path = tmp_path / "scores.csv"
+  assert effects.read(path) == []
+  effects.write(reversed(runs), path)
+  found = effects.read(path)
+  np.testing.assert_allclose(
+    [r.score for r in found], [r.score for r in runs], rtol=1e-5
+  )
+  assert [r._replace(score=0.0) for r in found] == [
+    r._replace(score=0.0) for r in runs
+  ]
+  assert list(effects.complete(found)["words"]) == ["sgd"]
+  assert effects.complete(found[1:])["words"] == {}
+  assert np.isnan(effects.spread("words", "sgd", found))
 
 
 def test_norms_over_the_others_of_their_update(study):

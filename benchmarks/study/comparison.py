@@ -148,21 +148,39 @@ def score_of(row: Row, part: str = tasks.VALID) -> float:
   return float(better(score, task.guess))
 
 
-def tuned(rows: Iterable[Row]) -> dict[tuple[str, str], dict[tuple, list]]:
+class Run(NamedTuple):
+  """The score of a run: that of the test data only if the run is final."""
+
+  task: str
+  method: str
+  seed: int
+  part: str
+  score: float
+  setting: tuple[tuple[str, float], ...]
+
+
+def run_of(row: Row) -> Run:
+  """The score of a row of the store."""
+  unit = row.unit
+  part = tasks.TEST if unit.seed in FINAL else tasks.VALID
+  score = score_of(row, part)
+  return Run(unit.task, unit.method, unit.seed, part, score, unit.setting)
+
+
+def tuned(runs: Iterable[Run]) -> dict[tuple[str, str], dict[tuple, list]]:
   """By task and method: the validation scores of each setting."""
   scores = {}
-  for row in rows:
-    unit = row.unit
-    if unit.seed not in FINAL + SWEEP:
-      found = scores.setdefault((unit.task, unit.method), {})
-      found.setdefault(unit.setting, []).append(score_of(row))
+  for run in runs:
+    if run.seed not in FINAL + SWEEP:
+      found = scores.setdefault((run.task, run.method), {})
+      found.setdefault(run.setting, []).append(run.score)
   return scores
 
 
-def best(rows: Iterable[Row]) -> dict[tuple[str, str], tuple]:
+def best(runs: Iterable[Run]) -> dict[tuple[str, str], tuple]:
   """The best setting of each task and method whose tuning is complete."""
   chosen = {}
-  for (task, method), found in tuned(rows).items():
+  for (task, method), found in tuned(runs).items():
     suite = SUITE_OF[task]
     wanted = suite.settings * len(suite.tune)
     if method in suite.methods[task] and wanted == sum(
@@ -173,21 +191,21 @@ def best(rows: Iterable[Row]) -> dict[tuple[str, str], tuple]:
   return chosen
 
 
-def final(rows: Iterable[Row], names: Iterable[str] = ()) -> list[Unit]:
+def final(runs: Iterable[Run], names: Iterable[str] = ()) -> list[Unit]:
   """The runs of the best settings with fresh seeds."""
   return [
     _unit(task, method, dict(setting), seed)
-    for (task, method), setting in best(rows).items()
+    for (task, method), setting in best(runs).items()
     if not names or task in names
     for seed in FINAL
   ]
 
 
-def sweep(rows: Iterable[Row], names: Iterable[str] = ()) -> list[Unit]:
+def sweep(runs: Iterable[Run], names: Iterable[str] = ()) -> list[Unit]:
   """The best settings at other learning rates."""
   return [
     _unit(task, method, dict(setting) | {"rate": rate}, seed)
-    for (task, method), setting in best(rows).items()
+    for (task, method), setting in best(runs).items()
     if method in SWEPT and (not names or task in names)
     for rate in RATES
     for seed in SWEEP

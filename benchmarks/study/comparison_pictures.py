@@ -4,11 +4,12 @@ import pathlib
 
 import comparison
 import effects
-from effects import VERDICTS, Runs, method_of
+from effects import VERDICTS, Scores, method_of
 import matplotlib.pyplot as plt
 import numpy as np
 from opda.nonparametric import EmpiricalDistribution
 import pictures
+import store
 import tasks
 
 from htga_optax.diagnostics import plots
@@ -28,7 +29,7 @@ CURVES = (
 
 
 def draw(
-  found: dict[str, Runs],
+  found: dict[str, Scores],
   tuned: dict[tuple[str, str], list[float]],
   path: pathlib.Path,
 ) -> None:
@@ -53,7 +54,7 @@ def draw(
   plt.close(fig)
 
 
-def draw_effects(ax: plt.Axes, task: str, final: Runs, names: bool) -> None:
+def draw_effects(ax: plt.Axes, task: str, final: Scores, names: bool) -> None:
   """The effect of each method with its interval; filled if it has a verdict."""
   each = effects.effects(task, final)
   known = comparison.SUITE_OF[task].methods[task]
@@ -100,7 +101,9 @@ def draw_curves(
   ax.set_xlabel("settings tried", fontsize=9)
 
 
-def draw_acted(found: dict[str, Runs], path: pathlib.Path) -> None:
+def draw_acted(
+  found: dict[str, dict[str, list[store.Row]]], path: pathlib.Path
+) -> None:
   """What HTGA read and did, beside the loss: the median seed, and the range."""
   rows = {
     "loss": "training loss",
@@ -118,7 +121,7 @@ def draw_acted(found: dict[str, Runs], path: pathlib.Path) -> None:
     t = (np.arange(comparison.PARTS) + 0.5) * steps / comparison.PARTS
     for ax, name in zip(axes[:, column], rows):
       for method, look in looks.items():
-        arrays = [row.arrays for row in final.get(method, {}).values()]
+        arrays = [row.arrays for row in final.get(method, [])]
         if not arrays or name not in arrays[0]:
           continue
         low, middle, high = np.quantile(
@@ -138,16 +141,15 @@ def draw_acted(found: dict[str, Runs], path: pathlib.Path) -> None:
     axes[-1, column].set_xlabel("step")
   for ax, label in zip(axes[:, 0], rows.values()):
     ax.set_ylabel(label)
-  headings = [*found, *[""] * (2 * len(found))]
+  for ax, task in zip(axes[0], found):
+    ax.set_title(task, fontsize="medium")
   labels = {
-    method_of("words", method).label: look for method, look in looks.items()
+    method_of(next(iter(found)), method).label: look
+    for method, look in looks.items()
   }
-  pictures.save(
-    path,
-    axes,
-    headings,
-    "Tail index and factor of HTGA, beside the loss",
-    pictures.lines(labels),
-    3,
+  figure = axes[0, 0].figure
+  figure.legend(
+    handles=pictures.lines(labels), loc="outside lower center", ncols=3
   )
-  plt.close(axes[0, 0].figure)
+  figure.savefig(path, dpi=pictures.PIXELS / figure.get_figwidth())
+  plt.close(figure)

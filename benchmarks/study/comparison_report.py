@@ -1,33 +1,34 @@
 """The pages of the comparison: tables and CSV, for report.py.
 
-The protocol, PROTOCOL.md, decides what is computed here.
+The protocol, PROTOCOL.md, decides what is computed here. The scores of all runs
+are in PAGE.csv. Those of tasks that the store does not have stay there, and so
+do their tables of other numbers.
 """
 
 import collections
-import csv
 import math
 import pathlib
 
 import comparison
 import comparison_pictures
 import effects
-from effects import LEVEL, VERDICTS, Runs, method_of, scores, sign_of
+from effects import LEVEL, VERDICTS, Scores, method_of, sign_of
 import numpy as np
 import store
 import tables
 import tasks
 
 HERE = pathlib.Path(__file__).parent
+Rows = dict[str, list[store.Row]]  # method -> the final runs, by seed
 # The shares of the steps at which a score is printed, by the number of scores.
 SHARES = {20: (0.1, 0.25, 0.5), 4: (0.25, 0.5)}
 
 
-def primary(task: str, final: Runs) -> list[str]:
+def primary(task: str, final: Scores) -> list[str]:
   """The table of the primary score."""
   each = effects.effects(task, final)
   rows = []
-  for name, runs in final.items():
-    x = scores(runs)
+  for name, x in final.items():
     error = np.std(x, ddof=1) / math.sqrt(x.size)
     cells = [method_of(task, name).label, f"{np.mean(x):.4g} ± {error:.2g}"]
     if name in each:
@@ -69,41 +70,36 @@ def early_score(row: store.Row, share: float) -> float:
   return float(value) if np.isfinite(value) else task.guess
 
 
-def ratio(
-  name: str, found: list[store.Row], base: dict | None, runs: dict
-) -> str:
+def ratio(name: str, found: list[store.Row], base: list[store.Row]) -> str:
   """The median of a positive number, and its paired ratio to the baseline."""
-  own = np.array([row.arrays[name] for row in found], float)
-  text = f"{np.median(own):.3g}"
-  if base is None or base is runs:
-    return text
-  other = np.array(
-    [base[seed].arrays[name] for seed in comparison.FINAL], float
+  own, other = (
+    np.array([row.arrays[name] for row in rows], float)
+    for rows in (found, base)
   )
-  if np.min(own) <= 0 or np.min(other) <= 0:
+  text = f"{np.median(own):.3g}"
+  if base is found or np.min(own) <= 0 or np.min(other) <= 0:
     return text
   e = effects.effect(np.log(own) - np.log(other))
   mean, low, high = np.exp(e[:3])
   return f"{text} ({mean:.2f}, {low:.2f} to {high:.2f})"
 
 
-def secondary(task: str, final: Runs, tuned: dict[str, list]) -> list[str]:
+def secondary(task: str, final: Rows, tuned: dict[str, list]) -> list[str]:
   """The table of everything else."""
   suite = comparison.SUITE_OF[task]
   shares, (_, steps) = SHARES[suite.blocks], suite.sizes[task]
   rows = []
-  for name, runs in final.items():
-    found = [runs[seed] for seed in comparison.FINAL]
+  for name, found in final.items():
     mean = lambda values: float(np.nanmean(np.asarray(list(values), float)))
-    base = final.get(effects.baseline_of(task, name))
+    base = final.get(effects.baseline_of(task, name), found)
     cells = [method_of(task, name).label]
     for share in shares:
-      own = np.array([early_score(row, share) for row in found])
+      own, other = (
+        np.array([early_score(row, share) for row in one])
+        for one in (found, base)
+      )
       text = f"{np.mean(own):.3g}"
-      if base is not None and base is not runs:
-        other = np.array(
-          [early_score(base[seed], share) for seed in comparison.FINAL]
-        )
+      if base is not found:
         e = effects.effect(sign_of(task) * (own - other))
         text += f" ({e.mean:+.2g}{'*' if e.pvalue < LEVEL else ''})"
       cells.append(text)
@@ -114,7 +110,7 @@ def secondary(task: str, final: Runs, tuned: dict[str, list]) -> list[str]:
     cells.append(gap)
     if suite.minimum:
       for number in ("top_eigenvalue", "sharpness"):
-        cells.append(ratio(number, found, base, runs))
+        cells.append(ratio(number, found, base))
     best = max(sign_of(task) * score for score in tuned[name])
     near = np.mean(
       [best - sign_of(task) * s <= 0.01 * abs(best) for s in tuned[name]]
@@ -137,11 +133,11 @@ def secondary(task: str, final: Runs, tuned: dict[str, list]) -> list[str]:
   return tables.table(head, rows)
 
 
-def acted(task: str, final: Runs) -> list[str]:
+def acted(task: str, final: Rows) -> list[str]:
   """What the trackers read in the final runs, and what the methods did."""
   rows = []
   for name, runs in final.items():
-    found = [runs[seed].arrays for seed in comparison.FINAL]
+    found = [run.arrays for run in runs]
     if "reading/tail_index" in found[0]:
       index = np.stack([a["reading/tail_index"] for a in found])
       known = index[index > 0]
@@ -164,7 +160,7 @@ def acted(task: str, final: Runs) -> list[str]:
         ]
       )
     elif "reading/exceedance_count" in found[0]:
-      steps = runs[comparison.FINAL[0]].unit.steps
+      steps = runs[0].unit.steps
       share = np.mean([a["reading/exceedance_count"][-1] for a in found])
       rows.append(
         [
@@ -191,15 +187,28 @@ def acted(task: str, final: Runs) -> list[str]:
   return tables.table(head, rows)
 
 
-def against_placebos(task: str, final: Runs) -> list[str]:
+def chosen_settings(task: str, runs: list[comparison.Run]) -> list[str]:
+  """The settings of the final runs, which tuning chose."""
+  found = {
+    run.method: run.setting
+    for run in runs
+    if run.task == task and run.seed in comparison.FINAL
+  }
+  rows = []
+  for name, method in comparison.SUITE_OF[task].methods[task].items():
+    if name in found:
+      text = ", ".join(f"{key} {value:.3g}" for key, value in found[name])
+      rows.append([method.label, text])
+  return tables.table([task, "setting"], rows)
+
+
+def against_placebos(task: str, final: Scores) -> list[str]:
   """The rules by layer, against the same factors on the wrong layers."""
   lines = []
   for name in final:
     placebo = f"{name}_shuffled"
     if placebo in final:
-      e = effects.effect(
-        sign_of(task) * (scores(final[name]) - scores(final[placebo]))
-      )
+      e = effects.effect(sign_of(task) * (final[name] - final[placebo]))
       text = f"{e.mean:+.3g} ({e.low:+.3g} to {e.high:+.3g})"
       label = method_of(task, name).label
       lines.append([label, text, f"{e.pvalue:.3f}", f"{e.smallest:.2g}"])
@@ -207,9 +216,9 @@ def against_placebos(task: str, final: Runs) -> list[str]:
   return tables.table(head, lines)
 
 
-def layer_readings(task: str, final: Runs) -> list[str]:
+def layer_readings(task: str, final: Rows) -> list[str]:
   """The mean first and last readings of each matrix."""
-  found = [final["tempbalance"][seed].arrays for seed in comparison.FINAL]
+  found = [row.arrays for row in final["tempbalance"]]
   index, ratio = (
     np.mean([a[f"reading/weight_tail_{name}"] for a in found], axis=0)
     for name in ("index", "ratio")
@@ -223,22 +232,12 @@ def layer_readings(task: str, final: Runs) -> list[str]:
   return tables.table(head, lines)
 
 
-def chosen_settings(task: str, final: Runs) -> list[str]:
-  """The settings that tuning chose."""
-  rows = []
-  for name, runs in final.items():
-    setting = dict(runs[comparison.FINAL[0]].unit.setting)
-    text = ", ".join(f"{key} {value:.3g}" for key, value in setting.items())
-    rows.append([method_of(task, name).label, text])
-  return tables.table([task, "setting"], rows)
-
-
-def profile(found: dict[str, Runs]) -> list[str]:
+def profile(found: dict[str, Scores]) -> list[str]:
   """How many tasks a method solves within 1, 5 and 20 percent of the best."""
   near = (0.01, 0.05, 0.2)
   counts = collections.defaultdict(lambda: np.zeros(len(near), int))
   for task, final in found.items():
-    means = {n: sign_of(task) * np.mean(scores(r)) for n, r in final.items()}
+    means = {name: sign_of(task) * np.mean(x) for name, x in final.items()}
     best = max(means.values())
     for name, mean in means.items():
       label = method_of(task, name).label
@@ -251,7 +250,7 @@ def profile(found: dict[str, Runs]) -> list[str]:
   return tables.table(head, rows)
 
 
-def claims(found: dict[str, Runs], rows: list[store.Row]) -> list[str]:
+def claims(found: dict[str, Scores], runs: list[comparison.Run]) -> list[str]:
   """Rule 4 of the protocol: what holds over all tasks."""
   each = {task: effects.effects(task, final) for task, final in found.items()}
   first = next(iter(found))
@@ -264,7 +263,7 @@ def claims(found: dict[str, Runs], rows: list[store.Row]) -> list[str]:
     ends = [
       (
         e[name][0].high,
-        effects.spread(task, effects.baseline_of(task, name), rows),
+        effects.spread(task, effects.baseline_of(task, name), runs),
       )
       for task, e in each.items()
     ]
@@ -275,19 +274,18 @@ def claims(found: dict[str, Runs], rows: list[store.Row]) -> list[str]:
     else:
       verdict = "cannot be told"
     texts = [f"{high:.2g} of {width:.2g}" for high, width in ends]
+    texts = [text.replace("nan", "?") for text in texts]
     lines.append([method.label, str(helps), str(harms), *texts, verdict])
   head = ["is better than its baseline", "helps", "harms", *found, "rule 4"]
   return tables.table(head, lines)
 
 
-def swept(task: str, rows: list[store.Row]) -> list[list[str]]:
+def swept(task: str, runs: list[comparison.Run]) -> list[list[str]]:
   """Lines: how many learning rates are about as good as the best."""
   scores: dict = collections.defaultdict(lambda: collections.defaultdict(list))
-  for row in rows:
-    unit = row.unit
-    if unit.seed in comparison.SWEEP and unit.task == task:
-      rate = dict(unit.setting)["rate"]
-      scores[unit.method][rate].append(comparison.score_of(row))
+  for run in runs:
+    if run.seed in comparison.SWEEP and run.task == task:
+      scores[run.method][dict(run.setting)["rate"]].append(run.score)
   lines = []
   for name in comparison.SWEPT:
     if sum(map(len, scores[name].values())) < len(comparison.RATES) * len(
@@ -307,87 +305,81 @@ def swept(task: str, rows: list[store.Row]) -> list[list[str]]:
   return lines
 
 
-def write_csv(rows: list[store.Row], path: pathlib.Path) -> None:
-  """All scores, one run a line: of the test data only if the run is final."""
-  with path.open("w", newline="") as file:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["task", "method", "seed", "part", "score", "setting"])
-    for row in sorted(rows, key=lambda row: row.unit):
-      unit = row.unit
-      part = tasks.TEST if unit.seed in comparison.FINAL else tasks.VALID
-      score = comparison.score_of(row, part)
-      text = " ".join(f"{key}={value:g}" for key, value in unit.setting)
-      line = [unit.task, unit.method, unit.seed, part, f"{score:.6g}", text]
-      writer.writerow(line)
+def final_rows(rows: list[store.Row]) -> dict[str, Rows]:
+  """The final runs by task and method, of the methods that are complete."""
+  chosen = comparison.best(map(comparison.run_of, rows))
+  found: dict = collections.defaultdict(lambda: collections.defaultdict(list))
+  for row in sorted(rows, key=lambda row: row.unit.seed):
+    key = row.unit.task, row.unit.method
+    if row.unit.seed in comparison.FINAL and row.unit.setting == chosen.get(
+      key
+    ):
+      found[row.unit.task][row.unit.method].append(row)
+  return {
+    task: {
+      name: each[name]
+      for name in comparison.SUITE_OF[task].methods[task]
+      if len(each[name]) == len(comparison.FINAL)
+    }
+    for task, each in found.items()
+  }
 
 
 def report(rows: list[store.Row], troubles: int) -> None:
   """Writes PAGE.md, PAGE.png and PAGE.csv of each suite that has results."""
   for page, suite in comparison.SUITES.items():
     own = [row for row in rows if row.unit.task in suite.sizes]
-    found = {
-      task: final
-      for task, final in effects.complete(own).items()
-      if final and task in suite.sizes
-    }
-    if found:
-      write_page(page, suite, own, found, troubles)
+    if own:
+      write_page(page, suite, own, troubles)
 
 
 def write_page(
-  page: str,
-  suite: comparison.Suite,
-  rows: list[store.Row],
-  found: dict[str, Runs],
-  troubles: int,
+  page: str, suite: comparison.Suite, rows: list[store.Row], troubles: int
 ) -> None:
   """Writes the page of a suite."""
+  finals, path = final_rows(rows), HERE / f"{page}.csv"
+  runs = [comparison.run_of(row) for row in rows if row.unit.task in finals]
+  runs += [run for run in effects.read(path) if run.task not in finals]
+  effects.write(runs, path)
+  found = effects.complete(runs)
   tuned = {
     key: [float(np.mean(scores)) for scores in each.values()]
-    for key, each in comparison.tuned(rows).items()
+    for key, each in comparison.tuned(runs).items()
   }
   count = sum(map(len, found.values()))
   hours = sum(row.arrays["seconds"] for row in rows) / 3600
   about = (
     f"{count} of {sum(map(len, suite.methods.values()))} pairs of a task and a"
-    f" method, {len(rows)} runs, {hours:.1f} hours of one core; {troubles}"
-    " attempts without a result."
+    f" method, {len(runs)} runs, of which the store has {len(rows)}, from"
+    f" {hours:.1f} hours of one core; {troubles} attempts without a result."
     f" {tables.machine('python benchmarks/study/report.py')}."
   )
   sections: dict[str, list[str]] = {
     "primary": [about, ""],
-    "secondary": [],
     "settings": [],
     "profile": profile(found),
   }
-  for task, final in found.items():
+  for task, scores in found.items():
+    sections["primary"] += [*primary(task, scores), ""]
+    sections["settings"] += [*chosen_settings(task, runs), ""]
+  for task, final in finals.items():
     own = {name: tuned[task, name] for name in final}
-    sections["primary"] += [*primary(task, final), ""]
-    sections["secondary"] += [*secondary(task, final, own), ""]
-    sections["settings"] += [*chosen_settings(task, final), ""]
+    sections[f"secondary {task}"] = secondary(task, final, own)
   if page == "comparison":
     head = ["task", "method", "within 1 %", "within 5 %", "best rate", "scores"]
-    lines = [line for task in found for line in swept(task, rows)]
+    lines = [line for task in found for line in swept(task, runs)]
     sections["sweep"] = tables.table(head, lines)
-    sections["claims"] = claims(found, rows)
-    comparison_pictures.draw_acted(found, HERE / "acted.png")
-    sections["acted"] = [
-      line
-      for task, final in found.items()
-      for line in [*acted(task, final), ""]
-    ]
+    sections["claims"] = claims(found, runs)
+    for task, final in finals.items():
+      sections[f"acted {task}"] = acted(task, final)
+    if finals:
+      comparison_pictures.draw_acted(finals, HERE / "acted.png")
   else:
-    sections["placebos"] = [
-      line
-      for task, final in found.items()
-      for line in [*against_placebos(task, final), ""]
-    ]
-    sections["readings"] = [
-      line
-      for task, final in found.items()
-      for line in [*layer_readings(task, final), ""]
-    ]
+    sections["placebos"] = []
+    for task, scores in found.items():
+      sections["placebos"] += [*against_placebos(task, scores), ""]
+    for task, final in finals.items():
+      sections[f"readings {task}"] = layer_readings(task, final)
   for name, lines in sections.items():
     tables.write(name, lines, HERE / f"{page}.md")
   comparison_pictures.draw(found, tuned, HERE / f"{page}.png")
-  write_csv(rows, HERE / f"{page}.csv")

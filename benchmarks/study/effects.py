@@ -1,19 +1,24 @@
-"""Paired effects of the methods of a comparison, as PROTOCOL.md asks for."""
+"""Paired effects of the methods of a comparison, as PROTOCOL.md asks for.
+
+They are computed from the scores of all runs, which are in PAGE.csv.
+"""
 
 import collections
+from collections.abc import Iterable
+import csv
 import math
+import pathlib
 from typing import NamedTuple
 
 import comparison
 import methods
 import numpy as np
 from scipy import stats
-import store
 import tasks
 
 LEVEL = 0.05
 VERDICTS = ("helps", "harms")
-Runs = dict[str, dict[int, store.Row]]  # method -> seed -> final run
+Scores = dict[str, np.ndarray]  # method -> the test scores of the final seeds
 
 
 class Effect(NamedTuple):
@@ -36,13 +41,6 @@ class Effect(NamedTuple):
 def sign_of(task: str) -> int:
   """1 if a larger score is better, else -1."""
   return 1 if tasks.TASKS[task].higher_is_better else -1
-
-
-def scores(runs: dict[int, store.Row]) -> np.ndarray:
-  """The test scores of the final seeds."""
-  return np.array(
-    [comparison.score_of(runs[s], tasks.TEST) for s in comparison.FINAL]
-  )
 
 
 def effect(difference: np.ndarray) -> Effect:
@@ -86,13 +84,13 @@ def baseline_of(task: str, name: str) -> str:
   return next(n for n, method in known.items() if method.family == family)
 
 
-def effects(task: str, final: Runs) -> dict[str, tuple[Effect, float, str]]:
+def effects(task: str, final: Scores) -> dict[str, tuple[Effect, float, str]]:
   """By method: the effect, Holm's p-value, and the verdict of the protocol."""
   found = {}
   for baseline in {baseline_of(task, name) for name in final} & set(final):
-    base = scores(final[baseline])
+    base = final[baseline]
     each = {
-      name: effect(sign_of(task) * (scores(final[name]) - base))
+      name: effect(sign_of(task) * (final[name] - base))
       for name in final
       if baseline_of(task, name) == baseline and name != baseline
     }
@@ -113,19 +111,17 @@ def effects(task: str, final: Runs) -> dict[str, tuple[Effect, float, str]]:
   return found
 
 
-def complete(rows: list[store.Row]) -> dict[str, Runs]:
-  """The final runs of each task; methods whose seeds are all there."""
-  chosen = comparison.best(rows)
+def complete(runs: list[comparison.Run]) -> dict[str, Scores]:
+  """The final scores by task, of the methods whose seeds are all there."""
+  chosen = comparison.best(runs)
   found: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
-  for row in rows:
-    unit = row.unit
-    if unit.seed in comparison.FINAL and unit.setting == chosen.get(
-      (unit.task, unit.method)
-    ):
-      found[unit.task][unit.method][unit.seed] = row
+  for run in runs:
+    wanted = chosen.get((run.task, run.method), run.setting)
+    if run.seed in comparison.FINAL and run.setting == wanted:
+      found[run.task][run.method][run.seed] = run.score
   return {
     task: {
-      name: found[task][name]
+      name: np.array([found[task][name][s] for s in comparison.FINAL])
       for name in suite.methods[task]
       if len(found[task][name]) == len(comparison.FINAL)
     }
@@ -134,12 +130,46 @@ def complete(rows: list[store.Row]) -> dict[str, Runs]:
   }
 
 
-def spread(task: str, baseline: str, rows: list[store.Row]) -> float:
-  """The median difference between the tuning seeds, at the chosen settings."""
-  tuned = comparison.tuned(rows)
+def spread(task: str, baseline: str, runs: list[comparison.Run]) -> float:
+  """The median difference between the tuning seeds, at the chosen settings.
+
+  It is nan if the scores of the tuning are not there.
+  """
+  tuned = comparison.tuned(runs)
   differences = [
     abs(np.subtract(*tuned[key][setting]))
-    for key, setting in comparison.best(rows).items()
+    for key, setting in comparison.best(runs).items()
     if key[0] == task and baseline_of(*key) == baseline
   ]
-  return float(np.median(differences))
+  return float(np.median(differences)) if differences else math.nan
+
+
+def write(runs: Iterable[comparison.Run], path: pathlib.Path) -> None:
+  """Writes the scores, one run a line."""
+  with path.open("w", newline="") as file:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(comparison.Run._fields)
+    for run in sorted(runs):
+      setting = " ".join(f"{key}={value:g}" for key, value in run.setting)
+      writer.writerow([*run[:-2], f"{run.score:.6g}", setting])
+
+
+def read(path: pathlib.Path) -> list[comparison.Run]:
+  """Reads the scores; none if there is no such file."""
+  if not path.exists():
+    return []
+  with path.open(newline="") as file:
+    return [
+      comparison.Run(
+        line["task"],
+        line["method"],
+        int(line["seed"]),
+        line["part"],
+        float(line["score"]),
+        tuple(
+          (key, float(value))
+          for key, value in (x.split("=") for x in line["setting"].split())
+        ),
+      )
+      for line in csv.DictReader(file)
+    ]

@@ -232,7 +232,8 @@ def main() -> None:
   def after_tuning(stage):
     def units(names):
       with store.opened(args.store) as connection:
-        return stage(list(store.rows(connection, comparison.NAME)), names)
+        found = store.rows(connection, comparison.NAME)
+        return stage([comparison.run_of(row) for row in found], names)
 
     return units
 
