@@ -6,6 +6,7 @@ import comparison
 import effects
 from effects import VERDICTS, Scores, method_of
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 import numpy as np
 from opda.nonparametric import EmpiricalDistribution
 import pictures
@@ -45,8 +46,10 @@ def draw(
   for column, (task, final) in enumerate(found.items()):
     draw_effects(axes[0, column], task, final, names=column == 0)
     draw_curves(axes[1, column], task, tuned)
-  axes[1, 0].set_ylabel("validation score of the best, median")
-  axes[1, 0].legend(fontsize=7, frameon=False)
+  with_curves = [ax for ax in axes[1] if ax.lines]
+  for ax in with_curves[:1]:
+    ax.set_ylabel("validation score of the best, median")
+    ax.legend(fontsize=7, frameon=False)
   for ax in axes.flat:
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8)
@@ -82,6 +85,8 @@ def draw_curves(
   """What a number of settings buys, with a band of confidence."""
   suite = comparison.SUITE_OF[task]
   drawn = [n for n in CURVES if len(tuned.get((task, n), [])) == suite.settings]
+  if not drawn:
+    ax.set_axis_off()
   n = np.arange(1, suite.settings + 1)
   minimize = not tasks.TASKS[task].higher_is_better
   for name, color in zip(drawn, plots.COLORS):
@@ -124,18 +129,18 @@ def draw_acted(
         arrays = [row.arrays for row in final.get(method, [])]
         if not arrays or name not in arrays[0]:
           continue
-        low, middle, high = np.quantile(
-          [np.where(a[name] > 0, a[name], np.nan) for a in arrays]
-          if name == "reading/tail_index"
-          else [a[name] for a in arrays],
-          (0.0, 0.5, 1.0),
-          axis=0,
-        )
+        values = np.array([a[name] for a in arrays])
+        if name == "reading/tail_index":
+          # 0 means "not known", also in a part of the first known one.
+          known = np.all(values > 0, axis=0)
+          values[:, ~known | ~np.roll(known, 1)] = np.nan
+        low, middle, high = np.quantile(values, (0.0, 0.5, 1.0), axis=0)
         ax.fill_between(t, low, high, color=look.color, alpha=0.12, lw=0)
         ax.plot(t, middle, **look.line)
       if name == "reading/tail_index":
         ax.axhline(2, **pictures.TARGET)
-        ax.set(yscale="log")
+        ax.set(yscale="log", xlim=axes[0, column].get_xlim())
+        ax.yaxis.set_minor_formatter(NullFormatter())
       if name == "reading/amplification":
         ax.axhline(1, **pictures.TARGET)
     axes[-1, column].set_xlabel("step")
