@@ -474,6 +474,37 @@ def test_scores_are_kept_in_a_file(study, tmp_path):
   assert np.isnan(effects.spread("words", "sgd", found))
 
 
+def test_a_new_choice_leaves_out_the_old_final_runs(study):
+  comparison, effects = study.comparison, study.effects
+  suite = comparison.SUITES["comparison"]
+  settings = [
+    tuple(sorted(x.items()))
+    for x in study.methods.METHODS["sgd"].settings(suite.settings)
+  ]
+
+  def tuning(best):
+    return [
+      comparison.Run("words", "sgd", s, "valid", 4.0 + (x != best), x)
+      for x in settings
+      for s in suite.tune
+    ]
+
+  def last(setting):
+    return [
+      comparison.Run("words", "sgd", s, "test", 4.5, setting)
+      for s in comparison.FINAL
+    ]
+
+  old = tuning(settings[2]) + last(settings[2])
+  assert effects.merged(old, []) == old
+  assert effects.merged([], old) == old
+  new = effects.merged(old, tuning(settings[5]))
+  assert comparison.best(new)["words", "sgd"] == settings[5]
+  assert len(new) == len(tuning(settings[5]))  # nothing is there twice
+  again = last(settings[5])
+  assert effects.merged(new, again)[-len(again) :] == again
+
+
 def test_norms_over_the_others_of_their_update(study):
   # Norms over the others of their update: its scale cancels.
   norms = np.arange(1.0, 33)[None]

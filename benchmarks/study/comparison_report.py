@@ -1,8 +1,8 @@
 """The pages of the comparison: tables and CSV, for report.py.
 
 The protocol, PROTOCOL.md, decides what is computed here. The scores of all runs
-are in PAGE.csv. Those of tasks that the store does not have stay there, and so
-do their tables of other numbers.
+are in PAGE.csv. Those that the store does not have stay there, and so do the
+tables of other numbers of a task without final runs in the store.
 """
 
 import collections
@@ -338,8 +338,7 @@ def write_page(
 ) -> None:
   """Writes the page of a suite."""
   finals, path = final_rows(rows), HERE / f"{page}.csv"
-  runs = [comparison.run_of(row) for row in rows if row.unit.task in finals]
-  runs += [run for run in effects.read(path) if run.task not in finals]
+  runs = effects.merged(effects.read_page(page), map(comparison.run_of, rows))
   effects.write(runs, path)
   found = effects.complete(runs)
   tuned = {

@@ -144,6 +144,31 @@ def spread(task: str, baseline: str, runs: list[comparison.Run]) -> float:
   return float(np.median(differences)) if differences else math.nan
 
 
+def merged(
+  old: Iterable[comparison.Run], new: Iterable[comparison.Run]
+) -> list[comparison.Run]:
+  """All runs; the new score of a run that is in both.
+
+  Final runs and sweeps of a setting that the tuning no longer chooses are left
+  out.
+  """
+  found = {}
+  for run in (*old, *new):
+    found[run._replace(score=0.0)] = run
+  chosen = comparison.best(found.values())
+
+  def stays(run):
+    wanted = chosen.get((run.task, run.method))
+    if wanted is None or run.seed not in comparison.FINAL + comparison.SWEEP:
+      return True
+    same = dict(wanted)
+    if run.seed in comparison.SWEEP:
+      same["rate"] = dict(run.setting)["rate"]
+    return dict(run.setting) == same
+
+  return [run for run in found.values() if stays(run)]
+
+
 def write(runs: Iterable[comparison.Run], path: pathlib.Path) -> None:
   """Writes the scores, one run a line."""
   with path.open("w", newline="") as file:
@@ -152,6 +177,11 @@ def write(runs: Iterable[comparison.Run], path: pathlib.Path) -> None:
     for run in sorted(runs):
       setting = " ".join(f"{key}={value:g}" for key, value in run.setting)
       writer.writerow([*run[:-2], f"{run.score:.6g}", setting])
+
+
+def read_page(page: str) -> list[comparison.Run]:
+  """Reads the scores of a page, which are part of the repository."""
+  return read(pathlib.Path(__file__).with_name(f"{page}.csv"))
 
 
 def read(path: pathlib.Path) -> list[comparison.Run]:

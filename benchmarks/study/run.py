@@ -228,12 +228,16 @@ def main() -> None:
   """Parses the command line."""
   import atlas
   import comparison
+  import effects
 
   def after_tuning(stage):
     def units(names):
       with store.opened(args.store) as connection:
-        found = store.rows(connection, comparison.NAME)
-        return stage([comparison.run_of(row) for row in found], names)
+        found = map(comparison.run_of, store.rows(connection, comparison.NAME))
+        known = [
+          run for page in comparison.SUITES for run in effects.read_page(page)
+        ]
+        return stage(effects.merged(known, found), names)
 
     return units
 
