@@ -35,9 +35,10 @@ jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Seconds of compiling. A test fails only if both wall time and processor time
-# exceed it, so that a busy machine does not fail a test. The slowest fast test
-# takes half of it on an idle machine.
-LIMIT = 10.0
+# exceed it. The slowest fast test takes 7 s on an idle machine. Where the two
+# cores are threads of one, or where others share the machine, it was seen to
+# take 13 s, and a busy machine shall not fail a test.
+LIMIT = 25.0
 # Above this size of a worker in bytes, compiled programs are dropped between
 # modules.
 LARGE = 2e9
