@@ -24,6 +24,7 @@ elif "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
   )
 
 import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
 import pytest  # noqa: E402
 
 # The name is not JAX's own, so that programs started by tests do not use it.
@@ -34,17 +35,41 @@ if _CACHE not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ[_CACHE])
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-# Seconds of compiling. A test fails only if both wall time and processor time
-# exceed it. The slowest fast test takes 7 s on an idle machine. Where the two
-# cores are threads of one, or where others share the machine, it was seen to
-# take 13 s, and a busy machine shall not fail a test.
-LIMIT = 25.0
+# Seconds of compiling on an idle core. A test fails only if both wall time and
+# processor time exceed it, times how slow this machine is.
+LIMIT = 10.0
+# Seconds of compiling of the program of `_slowness` on an idle core.
+REFERENCE = 0.22
 # Above this size of a worker in bytes, compiled programs are dropped between
 # modules.
 LARGE = 2e9
 
 _compiling = 0.0
 _module = None
+_slow = 1.0  # how slow this machine was at most
+
+
+def _slowness():
+  """How much longer compiling takes than on an idle core; 1 or more.
+
+  Two cores may be threads of one, and others may share the machine.
+  """
+  global _slow
+  seconds = 0.0
+  for _ in range(2):  # the first program of a process also loads the compiler
+    salt = time.time_ns() % 10**6  # no cache has this program
+
+    def program(x, salt=salt):
+      for i in range(3):
+        x = jnp.sin(x * (salt + i)) + jnp.cumsum(x) / jnp.sum(jnp.exp(x))
+      return x
+
+    lowered = jax.jit(program).lower(jax.ShapeDtypeStruct([64], jnp.float32))
+    start = time.perf_counter()
+    lowered.compile()
+    seconds = time.perf_counter() - start
+  _slow = max(_slow, seconds / REFERENCE)
+  return _slow
 
 
 def _count(event, seconds, **_):
@@ -62,6 +87,10 @@ def pytest_configure(config):
     "cpu: claims something of the CPU alone",
   ):
     config.addinivalue_line("markers", line)
+
+
+def pytest_sessionstart():
+  _slowness()  # all workers start at once, so they slow one another down
 
 
 def pytest_collection_modifyitems(items):
@@ -93,10 +122,12 @@ def pytest_runtest_call(item):
   item.user_properties.append(("compiling", seconds))
   slow = item.get_closest_marker("slow")
   if min(seconds, busy) > LIMIT and not slow:
-    pytest.fail(
-      f"compiled for {seconds:.1f} s, more than {LIMIT:g}: make it smaller, or"
-      " mark it slow"
-    )
+    limit = LIMIT * _slowness()
+    if min(seconds, busy) > limit:
+      pytest.fail(
+        f"compiled for {seconds:.1f} s, more than {limit:.1f}: make it smaller,"
+        " or mark it slow"
+      )
 
 
 def _resident():
