@@ -71,6 +71,7 @@ def draw_effects(ax: plt.Axes, task: str, final: Scores, names: bool) -> None:
     face = color if verdict.startswith(VERDICTS) else "white"
     ax.plot(e.mean, y, "o", color=color, mfc=face, ms=5)
   ax.axvline(0, **pictures.TARGET)
+  ax.locator_params(axis="x", nbins=4)
   labels = [known[n].label.replace("`", "") for n in shown]
   ax.set_yticks(range(len(shown)), labels if names else [], fontsize=8)
   ax.set_title(task, fontsize=10)

@@ -317,11 +317,12 @@ def final_rows(rows: list[store.Row]) -> dict[str, Rows]:
       found[row.unit.task][row.unit.method].append(row)
   return {
     task: {
-      name: each[name]
-      for name in comparison.SUITE_OF[task].methods[task]
-      if len(each[name]) == len(comparison.FINAL)
+      name: found[task][name]
+      for name in suite.methods[task]
+      if len(found[task][name]) == len(comparison.FINAL)
     }
-    for task, each in found.items()
+    for task, suite in comparison.SUITE_OF.items()
+    if task in found
   }
 
 
