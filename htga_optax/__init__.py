@@ -25,7 +25,7 @@ modules are namespaces::
     _relay, _by_norm, _layers               the base of all transformations
     _tracking, _sharpness                   trackers, which measure
     _amplify, _by_layer, _clipping,         listeners, which readings steer
-    _noise, _truncation
+    _noise, _normalize, _truncation
     _optimizers                             complete optimizers
     diagnostics                             logs, fits, verdicts, a report
 """
@@ -64,8 +64,11 @@ from htga_optax._losses import with_value_fn
 from htga_optax._noise import add_stable_noise
 from htga_optax._noise import AddStableNoiseState
 from htga_optax._noise import sharpness_alpha
+from htga_optax._normalize import normalize
+from htga_optax._normalize import NormalizeState
 from htga_optax._optimizers import ahtsgd
 from htga_optax._optimizers import htga
+from htga_optax._optimizers import normalized_sgd
 from htga_optax._optimizers import scale_by_htga
 from htga_optax._optimizers import tail_index_sgd
 from htga_optax._optimizers import truncated_heavy_tailed_sgd
@@ -100,6 +103,7 @@ __all__ = [
   "ClipByTailQuantileState",
   "Controller",
   "InflateGradientNoiseState",
+  "NormalizeState",
   "PerLayer",
   "Reading",
   "RelayState",
@@ -130,6 +134,8 @@ __all__ = [
   "intervals",
   "layer_names",
   "noise_gradient",
+  "normalize",
+  "normalized_sgd",
   "norms",
   "order_statistics",
   "ratio_exponent",

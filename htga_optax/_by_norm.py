@@ -159,7 +159,9 @@ def by_norm(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def drop_nonfinite() -> optax.GradientTransformationExtraArgs:
+def drop_nonfinite(
+  shard_axis_name: norms.AxisName = None,
+) -> optax.GradientTransformationExtraArgs:
   """Sets a step that is not finite to zero; changes nothing else."""
   law = Controller(optax.EmptyState, lambda r, state: (jnp.ones([]), state))
-  return by_norm(law, name="drop_nonfinite")
+  return by_norm(law, shard_axis_name=shard_axis_name, name="drop_nonfinite")

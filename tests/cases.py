@@ -332,6 +332,12 @@ CASES = [
     static_args=("callback", "every_k_steps"),
   ),
   Case("truncate", htga_optax.truncate, {"threshold": 1.0}),
+  Case("normalize", htga_optax.normalize),
+  Case(
+    "normalize_smoothly_per_layer",
+    htga_optax.normalize,
+    {"eps": 0.5, "per_layer": True},
+  ),
   Case(
     "sgd_that_drops",
     htga_optax.truncated_heavy_tailed_sgd,
@@ -387,6 +393,11 @@ CASES = [
     },
     readings=(*MEASURED, "rate_scale"),
     static_args=STATIC,
+  ),
+  Case(
+    "normalized_sgd",
+    htga_optax.normalized_sgd,
+    {"learning_rate": 0.1, "momentum": 0.9},
   ),
   Case(
     "truncated_heavy_tailed_sgd",

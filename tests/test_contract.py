@@ -56,6 +56,7 @@ def fast_for(*names):
 # transformations, except htga.
 _COMPOSED = (
   htga_optax.scale_by_htga,
+  htga_optax.normalized_sgd,
   htga_optax.tail_index_sgd,
   htga_optax.truncated_heavy_tailed_sgd,
   htga_optax.ahtsgd,

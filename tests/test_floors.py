@@ -35,6 +35,7 @@ FLOORS = [
     "_by_layer",
     "_clipping",
     "_noise",
+    "_normalize",
     "_sharpness",
     "_tracking",
     "_truncation",
