@@ -154,7 +154,9 @@ def relay(
   member does not get a reading that it offers itself, so two trackers of one
   kind both measure.
 
-  A member also gets all these readings as one dict, the argument `readings`.
+  A member also gets all these readings as one dict, the argument `readings`. A
+  wrapper of a member can change a reading by its own argument (`tail_index=`);
+  a relay inside the wrapper then counts that value.
 
   The line searches of optax refuse arguments that they do not know. A relay
   therefore passes `value_fn` on with a signature that accepts the readings; the
@@ -195,7 +197,9 @@ def relay(
         f"relay has {len(members)} members but the state has"
         f" {len(state.members)}: was it made by another relay?"
       )
-    states, read = [], dict(readings or {})
+    # A wrapper around this relay may have changed a reading.
+    read = {k: extra_args.get(k, v) for k, v in (readings or {}).items()}
+    states = []
     for member, old in zip(members, state.members):
       own = {name for _, name, _ in _offered(old)}
       given = {k: v for k, v in read.items() if k not in own}

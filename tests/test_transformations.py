@@ -587,6 +587,27 @@ def test_a_reading_reaches_later_members_only_and_the_later_one_counts():
   )
 
 
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_wrapper_of_a_member_may_change_a_reading(depth):
+  """Whether the member is a listener or a relay of several."""
+  listener = htga_optax.scale_by_tail_index(min_scale=1e-3, max_scale=1e3)
+  for _ in range(depth):
+    listener = htga_optax.relay(optax.scale(1.0), listener)
+
+  def halved(updates, state, params=None, **extra_args):
+    extra_args |= {"tail_index": 0.5 * extra_args["tail_index"]}
+    return listener.update(updates, state, params, **extra_args)
+
+  tx = htga_optax.relay(
+    htga_optax.track_tail_index(**SIZES),
+    optax.GradientTransformationExtraArgs(listener.init, halved),
+  )
+  _, states = scan(tx, heavy_gradients())
+  index = optax.tree.get(states, "tail_index")[-20:]
+  scale = optax.tree.get(states, "rate_scale")[-20:]
+  np.testing.assert_allclose(scale, 0.5 * index / 2.0, rtol=1e-6)
+
+
 def test_a_reading_may_be_passed_by_hand():
   grads = heavy_gradients(10)
   tx = optax.chain(htga_optax.scale_by_tail_index(), optax.sgd(1.0))
