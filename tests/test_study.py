@@ -1,5 +1,6 @@
 """The harness of the study: its store, its processes, its tasks."""
 
+import concurrent.futures
 import importlib
 import os
 import pathlib
@@ -90,6 +91,14 @@ def test_every_run_is_a_row_and_nothing_runs_twice(study, tmp_path, capsys):
   assert [row.unit for row in rows(study, path)] == [
     row.unit for row in found
   ] + more[-1:]
+
+
+def test_many_may_open_a_new_store_at_once(study, tmp_path):
+  def length(i):
+    return len(rows(study, tmp_path / f"{i // 8}.sqlite"))
+
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    assert not any(pool.map(length, range(8 * 20)))
 
 
 def test_no_group_starts_after_the_time(study, tmp_path, capsys):

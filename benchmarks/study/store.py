@@ -108,7 +108,24 @@ def opened(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
   """
   connection = sqlite3.connect(path, timeout=60)
   try:
-    version = connection.execute("pragma user_version").fetchone()[0]
+    if _version(connection) != VERSION:
+      _create(connection, path)
+    yield connection
+  except sqlite3.DatabaseError as error:
+    raise StoreError(f"{path} is not a store: {error}.") from error
+  finally:
+    connection.close()
+
+
+def _version(connection: sqlite3.Connection) -> int:
+  return connection.execute("pragma user_version").fetchone()[0]
+
+
+def _create(connection: sqlite3.Connection, path: pathlib.Path) -> None:
+  """Makes the table, in one transaction: others may open the file as well."""
+  with connection:
+    connection.execute("begin immediate")
+    version = _version(connection)
     tables = connection.execute("select name from sqlite_master").fetchall()
     if version != VERSION and tables:
       raise StoreError(
@@ -117,14 +134,8 @@ def opened(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
       )
     if not tables:
       columns = ", ".join(f"{name} {kind}" for name, kind in _COLUMNS.items())
-      with connection:
-        connection.execute(f"create table if not exists runs ({columns})")
-        connection.execute(f"pragma user_version = {VERSION}")
-    yield connection
-  except sqlite3.DatabaseError as error:
-    raise StoreError(f"{path} is not a store: {error}.") from error
-  finally:
-    connection.close()
+      connection.execute(f"create table runs ({columns})")
+      connection.execute(f"pragma user_version = {VERSION}")
 
 
 def add(
