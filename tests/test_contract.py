@@ -368,6 +368,7 @@ def test_gradient_through_the_update_is_finite(case):
 # -- bad gradients ----------------------------------------------------------
 
 
+@variants_are_slow
 def test_state_survives_a_bad_gradient(case):
   """The state is finite after the bad step, and recovers.
 

@@ -82,8 +82,7 @@ def runs_of():
   for steps in (6000, 100_000):
     for name in runs.OPTIMIZERS:
       for guard in ("bare", "clipped"):
-        fast = guard == "bare" and name != "scale_by_htga"
-        fast = steps == 6000 and (fast or name == "htga")
+        fast = guard == "bare" and name != "scale_by_htga" and steps == 6000
         marks = () if fast else pytest.mark.slow
         yield pytest.param(name, guard, steps, marks=marks)
 

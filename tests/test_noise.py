@@ -246,7 +246,7 @@ def test_vmap_over_keys():
 
 
 @pytest.mark.parametrize(
-  "devices", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4)), 8]
+  "devices", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4)), 8]
 )
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("isotropic", [False, True])
@@ -328,7 +328,14 @@ def test_shard_map_asks_for_the_axis_of_split_parameters(options):
   [{}, {"relative": True, "max_jump": 3.0}, {"isotropic": True}],
   ids=str,
 )
-@pytest.mark.parametrize("axis_type", [None, AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+  "axis_type",
+  [
+    None,
+    AxisType.Auto,
+    pytest.param(AxisType.Explicit, marks=pytest.mark.slow),
+  ],
+)
 @pytest.mark.devices(8)
 def test_peak_memory_is_a_leaf_more(options, axis_type):
   """With donated updates, at most one more leaf is in memory.
