@@ -1,4 +1,4 @@
-"""Divides the updates by their norm, at once or smoothly."""
+"""Divides the updates by their norm, or clips them smoothly."""
 
 from typing import NamedTuple
 
@@ -37,8 +37,8 @@ def normalize(
 
   With :math:`\epsilon = 0` all updates have norm 1, and no tail is left. With
   :math:`\epsilon > 0`, norms far below eps are only divided by it, and no norm
-  exceeds 1. This is a clip without a corner: eps times the result is nearly
-  `optax.clip_by_global_norm(eps)`.
+  exceeds 1. This is a clip without a corner: far below and far above eps, eps
+  times the result is that of `optax.clip_by_global_norm(eps)`.
 
   It differs from `optax.normalize_by_update_norm` and from
   `optax.contrib.normalize` in three ways: eps may be a schedule or a reading;

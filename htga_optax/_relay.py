@@ -154,9 +154,10 @@ def relay(
   member does not get a reading that it offers itself, so two trackers of one
   kind both measure.
 
-  A member also gets all these readings as one dict, the argument `readings`. A
-  wrapper of a member can change a reading by its own argument (`tail_index=`);
-  a relay inside the wrapper then counts that value.
+  A member also gets all these readings as one dict, the argument `readings`.
+
+  A wrapper of a member may pass it another value of a reading (`tail_index=`).
+  If the member is a relay, its members get that value.
 
   The line searches of optax refuse arguments that they do not know. A relay
   therefore passes `value_fn` on with a signature that accepts the readings; the

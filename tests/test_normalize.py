@@ -1,4 +1,7 @@
-"""Normalised updates and normalised SGD, against NumPy in float64."""
+"""Normalised updates and normalised SGD, against NumPy in float64.
+
+The tolerances are a few roundings of float32.
+"""
 
 import cases
 import chex

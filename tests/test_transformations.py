@@ -693,10 +693,13 @@ def test_by_layer_names_what_is_measured():
 
 @pytest.mark.devices(8)
 def test_norms_of_shards_are_joined():
-  """Updates that are split by hand, with and without an axis name."""
+  """Of updates that are split by hand; nan in one shard drops them all."""
   mesh = jax.make_mesh((8,), ("model",), axis_types=(AxisType.Auto,))
-  g = heavy_gradients(1, shape=(64,))[0] * 1e25
-  for tx in (htga_optax.truncate(1.0, shard_axis_name="model"),):
+  g = jnp.asarray(heavy_gradients(1, shape=(64,))[0] * 1e25)
+  for tx in (
+    htga_optax.truncate(1.0, shard_axis_name="model"),
+    htga_optax.normalized_sgd(1.0, shard_axis_name="model"),
+  ):
 
     def step(x, tx=tx):
       return tx.update(x, tx.init(x))[0]
@@ -708,7 +711,9 @@ def test_norms_of_shards_are_joined():
       out_specs=P("model"),
       check_vma=False,
     )
-    np.testing.assert_allclose(np.linalg.norm(jax.jit(split)(g)), 1, rtol=1e-5)
+    split = jax.jit(split)
+    np.testing.assert_allclose(np.linalg.norm(split(g)), 1, rtol=1e-5)
+    np.testing.assert_array_equal(split(g.at[3].set(jnp.nan)), 0)
 
 
 # -- bad input --------------------------------------------------------------

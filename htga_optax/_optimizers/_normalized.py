@@ -26,10 +26,10 @@ def normalized_sgd(
 
   It is a relay of `optax.ema`, :func:`htga_optax.normalize` and the learning
   rate. It needs neither a tail index nor a threshold. In theory, normalisation
-  alone is enough for convergence where the noise has a moment of an order above
-  1, known or not. With eps = 0 the length of every step is the learning rate.
-  The rate is then in units of the parameters, and the parameters come to rest
-  only if it decays.
+  alone is enough for convergence if the noise has a moment of an order above 1
+  (Sun, Liu and Yuan). With eps = 0 the length of every step is the learning
+  rate. The rate is then in units of the parameters, and the parameters come to
+  rest only if it decays.
 
   With equal tuning it was better than SGD with momentum on two of four tasks
   (`benchmarks/study/comparison.md`), also where no tail is heavy.
