@@ -32,7 +32,7 @@ demo: $(VENV)/.demo  ## train on images and on a heavy-tailed task, and plot it
 	$(BIN)/python examples/heavy_noise.py
 
 test: lint  ## lint, check types, run doctests and all tests that are not slow
-	$(PYTEST) -n auto
+	QUICK_COMPILE=1 $(PYTEST) -n auto
 
 test-slow: $(VENV)/.installed  ## run the tests that take minutes
 	$(PYTEST) -n auto -m slow

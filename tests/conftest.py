@@ -1,5 +1,10 @@
 """Runs the tests on eight CPU devices, or on the platform in PLATFORM.
 
+With QUICK_COMPILE=1, which `make test` sets, XLA compiles for a CPU in less
+than half the time: with emitters that it has since replaced, and without most
+optimizations, except in tests that are marked `long_run`. The other targets,
+and pytest without it, compile as a user's program does.
+
 Tests share compiled programs through a cache that lasts for one run. Programs
 for several devices are not cached: JAX 0.10 crashes when it runs a `jax.pmap`
 program from a cache. The ten tests that compile longest are listed at the end.
@@ -10,18 +15,43 @@ import gc
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 
 PLATFORM = os.environ.get("PLATFORM", "cpu")
+QUICK = PLATFORM == "cpu" and os.environ.get("QUICK_COMPILE") == "1"
+
+
+def _add_xla_flag(flag):
+  """Adds a flag of XLA for this process and those that it starts."""
+  flags = os.environ.get("XLA_FLAGS", "")
+  if flag.split("=")[0] not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} {flag}"
+
+
+def _is_known(flag):
+  """Whether this XLA has the flag; otherwise it ends the process."""
+  return not subprocess.run(
+    [sys.executable, "-c", "import jax; jax.devices()"],
+    env=os.environ | {"XLA_FLAGS": flag},
+    capture_output=True,
+  ).returncode
+
+
 os.environ["JAX_PLATFORMS"] = PLATFORM
 if PLATFORM != "cpu":  # the workers share the memory of the device
   os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
-elif "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-  os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-  )
+else:
+  _add_xla_flag("--xla_force_host_platform_device_count=8")
+if QUICK and "PYTEST_XDIST_WORKER" not in os.environ:
+  for _flag in (
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",  # the workers use all cores
+  ):
+    if _is_known(_flag):
+      _add_xla_flag(_flag)
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -37,13 +67,21 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Seconds of compiling on an idle core. A test fails only if both wall time and
 # processor time exceed it, times how slow this machine is.
-LIMIT = 10.0
+LIMIT = 6.0 if QUICK else 10.0
 # Seconds of compiling of the program of `_slowness` on an idle core.
-REFERENCE = 0.22
+REFERENCE = 0.065 if QUICK else 0.22
 # Above this size of a worker in bytes, compiled programs are dropped between
 # modules.
 LARGE = 2e9
 
+
+def _optimize(yes):
+  """Sets what XLA does here and in programs that a test starts."""
+  jax.config.update("jax_disable_most_optimizations", not yes)
+  os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not yes)
+
+
+_optimize(not QUICK)
 _compiling = 0.0
 _module = None
 _slow = 1.0  # how slow this machine was at most
@@ -85,6 +123,7 @@ def pytest_configure(config):
   for line in (
     "devices(n): needs so many devices",
     "cpu: claims something of the CPU alone",
+    "long_run: runs so long that XLA is to optimize its programs",
   ):
     config.addinivalue_line("markers", line)
 
@@ -102,6 +141,11 @@ def pytest_collection_modifyitems(items):
       item.add_marker(pytest.mark.skip(reason=reason))
     elif PLATFORM != "cpu" and item.get_closest_marker("cpu"):
       item.add_marker(pytest.mark.skip(reason="claims something of the CPU"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+  _optimize(not QUICK or item.get_closest_marker("long_run") is not None)
 
 
 @pytest.hookimpl(wrapper=True)

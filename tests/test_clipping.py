@@ -15,6 +15,8 @@ from scipy import stats
 import htga_optax
 from htga_optax import clip_by_tail_quantile, estimators
 
+pytestmark = pytest.mark.long_run
+
 CHUNK = 1000
 
 

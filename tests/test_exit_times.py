@@ -25,6 +25,8 @@ import pytest
 
 from htga_optax import add_stable_noise
 
+pytestmark = pytest.mark.long_run
+
 DT = 0.01
 CHAINS = 2000
 EXITS = 4000  # approximately; the mean has a standard error of 1.6 %

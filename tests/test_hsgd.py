@@ -13,6 +13,8 @@ from scipy import integrate, stats
 from htga_optax import estimators, hsgd, stable
 from htga_optax.hsgd import _simulators
 
+pytestmark = pytest.mark.long_run
+
 KEY = jax.random.key(0)
 SPECTRUM = np.float32([1.0, 0.3, 0.7, 0.0, 0.05])
 

@@ -10,6 +10,8 @@ from scipy import signal, special, stats
 
 from htga_optax import intervals, order_statistics, streaming
 
+pytestmark = pytest.mark.long_run
+
 SIZES = [(8, 2), (64, 8), (256, 25), (1024, 64)]
 
 

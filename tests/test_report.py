@@ -17,6 +17,8 @@ from htga_optax import diagnostics
 from htga_optax.diagnostics import __main__ as command
 from htga_optax.diagnostics import fits, logs, verdicts
 
+pytestmark = pytest.mark.long_run
+
 ROOT = pathlib.Path(htga_optax.__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

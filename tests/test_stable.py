@@ -179,6 +179,7 @@ def test_isotropic_vectors(alpha):
 # -- the tail ---------------------------------------------------------------
 
 
+@pytest.mark.long_run
 @pytest.mark.parametrize("alpha", [0.8, 1.05, 1.2, 1.5, 1.9, 2.0])
 def test_frequency_far_out(alpha):
   """Frequencies of 1e-5 and 1e-6, compared with the series of the tail.

@@ -11,6 +11,8 @@ import pytest
 import reference
 from scipy import signal, special, stats
 
+pytestmark = pytest.mark.long_run
+
 ROOT = pathlib.Path(__file__).parent.parent
 N, K = 512, 25
 
