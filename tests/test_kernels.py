@@ -14,20 +14,20 @@ LEAVES = 16
 # anywhere in the program, of operations in its main computation; the number of
 # conditionals, and of arrays in the state.
 LARGEST = {
-  "track_tail_index": (htga_optax.track_tail_index(), 53, 47, 2, 10),
-  "scale_by_htga": (htga_optax.scale_by_htga(), 59, 56, 2, 13),
+  "track_tail_index": (htga_optax.track_tail_index(), 51, 45, 2, 10),
+  "scale_by_htga": (htga_optax.scale_by_htga(), 57, 54, 2, 13),
   "scale_by_htga, per layer": (
     htga_optax.scale_by_htga(per_layer=True),
-    114,
-    89,
+    113,
+    88,
     2,
     13,
   ),
-  "clip_by_tail_quantile": (htga_optax.clip_by_tail_quantile(), 88, 52, 2, 7),
+  "clip_by_tail_quantile": (htga_optax.clip_by_tail_quantile(), 86, 50, 2, 7),
   "clip_by_tail_quantile, per layer": (
     htga_optax.clip_by_tail_quantile(per_layer=True),
-    139,
-    81,
+    138,
+    80,
     1,
     7,
   ),

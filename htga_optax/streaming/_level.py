@@ -62,8 +62,11 @@ def level(decay: ArrayLike | None = LEVEL_DECAY) -> Level:
     return jnp.where(weight > 0, log_level, log_of(r))
 
   def scale(state, r):
-    log_level = known(state, r)
-    return jnp.exp(jnp.clip(log_level, _fading.LOG_TINY, _fading.LOG_HUGE))
+    log_level, weight = state
+    # The exponential does not wait for r.
+    old = jnp.exp(jnp.clip(log_level, _fading.LOG_TINY, _fading.LOG_HUGE))
+    first = jnp.clip(r, _fading.TINY, _fading.HUGE)
+    return jnp.where(weight > 0, old, first)
 
   def update(state, r):
     before = known(state, r)
