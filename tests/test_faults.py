@@ -79,10 +79,10 @@ def run_with(tx):
 
 def runs_of():
   """The runs; those of 1e5 steps, or similar to another run, are slow tests."""
-  for steps in (6000, 100_000):
+  for steps in (7000, 100_000):
     for name in runs.OPTIMIZERS:
       for guard in ("bare", "clipped"):
-        fast = guard == "bare" and name != "scale_by_htga" and steps == 6000
+        fast = guard == "bare" and name != "scale_by_htga" and steps == 7000
         marks = () if fast else pytest.mark.slow
         yield pytest.param(name, guard, steps, marks=marks)
 
@@ -91,9 +91,10 @@ def runs_of():
 def test_a_run_recovers_from_faults(name, guard, steps):
   """Parameters and state are finite after every step.
 
-  Two thousand steps after the last fault, the run agrees with one without
+  Three thousand steps after the last fault, the run agrees with one without
   faults: the tail index is that of the window. The parameters agree too, if
-  there is no noise that depends on the number of steps.
+  there is no noise that depends on the number of steps. (HTGA needs the time:
+  norms differ by 3 percent after 2,000 steps, and by 1e-5 after 2,200.)
 
   Without a clip, a gradient of 1e30 is an ordinary step. The parameters recover
   from it only because the model is linear.
@@ -102,7 +103,7 @@ def test_a_run_recovers_from_faults(name, guard, steps):
   tx = runs.OPTIMIZERS[name]()
   if clipped:
     tx = optax.chain(htga_optax.clip_by_tail_quantile(0.01, 64, 16), tx)
-  faults = faults_of(steps, quiet_from=steps - 2000)
+  faults = faults_of(steps, quiet_from=steps - 3000)
   run = run_with(tx)
   (params, state, finite), (excess, norms) = run(faults)
   (wanted, _, _), (usual_excess, usual_norms) = run(np.zeros_like(faults))

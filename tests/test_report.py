@@ -346,8 +346,11 @@ def test_clip_is_a_quantile():
 
 
 @pytest.mark.slow
-def test_a_log_of_a_million_rows_takes_less_than_ten_seconds(tmp_path):
-  """Processor time, with imports; 7.2 s on two busy cores."""
+def test_a_log_of_a_million_rows_takes_seconds(tmp_path):
+  """Processor time, with imports: 7 to 13 s, depending on the machine.
+
+  Quadratic work would take hours.
+  """
   resource = pytest.importorskip("resource")
   n = 10**6
   path = tmp_path / "run.csv"
@@ -360,7 +363,7 @@ def test_a_log_of_a_million_rows_takes_less_than_ten_seconds(tmp_path):
   assert run(path, "-o", tmp_path / "page.html").returncode == 0
   after = resource.getrusage(resource.RUSAGE_CHILDREN)
   spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-  assert spent < 10
+  assert spent < 60
 
 
 def test_too_few_independent_values_are_not_tested():

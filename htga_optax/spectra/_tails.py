@@ -238,7 +238,7 @@ def _upper_half(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @jax.jit
 def _power_law_fit(x: jax.Array) -> PowerLawFit:
-  at = jnp.arange(x.size)
+  at = jnp.arange(x.size, dtype=x.dtype)
   usable = (x[:-1] > 0) & jnp.isfinite(x[-1])
   usable &= x[-1] > (1 + _SMALLEST_SPREAD) * x[:-1]
   log = jnp.log(jnp.where(x > 0, x, 1.0))
@@ -250,10 +250,12 @@ def _power_law_fit(x: jax.Array) -> PowerLawFit:
 
   def distance(i):
     power = jnp.exp(-index[i] * jnp.maximum(log - log[i], 0.0))
-    error = jnp.abs(1 - power - (at - i) / above[i])
-    return jnp.max(jnp.where(at >= i, error, 0.0))
+    error = jnp.abs(1 - power - (at - at[i]) / above[i])
+    return jnp.max(jnp.where(at >= at[i], error, 0.0))
 
-  distances = jnp.where(usable, lax.map(distance, at[:-1]), jnp.inf)
+  distances = jnp.where(
+    usable, lax.map(distance, jnp.arange(x.size - 1)), jnp.inf
+  )
   best, found = jnp.argmin(distances), jnp.any(usable)
   number = lambda value: jnp.where(found, value, jnp.nan)
   return PowerLawFit(
