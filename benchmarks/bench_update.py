@@ -82,8 +82,8 @@ def test_update_over_clip(race, tree, name):
 def test_update_over_the_smallest_law(race, tree):
   """Both have a norm, a factor, and the same order of the kernels that scale.
 
-  XLA scales the leaves in another order behind `clip_by_global_norm`. The order
-  alone changes a step by up to 6 percent, in either direction.
+  XLA scales the leaves in another order behind `clip_by_global_norm`, which is
+  faster for one tree and slower for another.
   """
   params = TREES[tree]()
   grads = gradients(params)

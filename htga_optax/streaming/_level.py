@@ -57,10 +57,6 @@ def level(decay: ArrayLike | None = LEVEL_DECAY) -> Level:
   def log_of(r):
     return jnp.log(jnp.maximum(jnp.asarray(r, jnp.float32), _fading.TINY))
 
-  def known(state, r):
-    log_level, weight = state
-    return jnp.where(weight > 0, log_level, log_of(r))
-
   def scale(state, r):
     log_level, weight = state
     # The exponential does not wait for r.
@@ -69,8 +65,9 @@ def level(decay: ArrayLike | None = LEVEL_DECAY) -> Level:
     return jnp.where(weight > 0, old, first)
 
   def update(state, r):
-    before = known(state, r)
-    weight, step = _fading.step(_fading.strong(decay), state[1])
+    log_level, weight = state
+    before = jnp.where(weight > 0, log_level, log_of(r))
+    weight, step = _fading.step(_fading.strong(decay), weight)
     after = before + step * jnp.clip(log_of(r) - before, -1.0, 1.0)
     return jnp.where(r > 0, jnp.stack([after, weight]), state)
 
