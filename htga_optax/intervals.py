@@ -229,11 +229,9 @@ def _inflations(scores: jax.Array, k: int) -> jax.Array:
   """
   n = scores.shape[1]
   lags, weights = _lags(n)
-  later = jnp.arange(n)[None] + np.append(0, lags)[:, None]
-  shifted = jnp.where(
-    (later < n)[None], scores[:, jnp.minimum(later, n - 1)], 0.0
-  )
-  rho = jnp.sum(scores[:, None] * shifted, axis=2)
+  later = np.arange(n) + np.append(0, lags)[:, None]
+  padded = jnp.pad(scores, [(0, 0), (0, int(lags[-1]))])
+  rho = jnp.sum(scores[:, None] * padded[:, later], axis=2)
   # Scores that are all equal are zero up to rounding.
   rho = jnp.clip(rho[:, 1:] / jnp.maximum(rho[:, :1], 1e-3), 0.0, 1.0)
   # The running minimum, which stays zero after the first zero.
@@ -255,16 +253,14 @@ def _bias(ascending: jax.Array, k: int) -> jax.Array:
   size = n // 2
   if size <= k:
     return jnp.ones([], jnp.float32)
-  # The numerator and denominator of beta are sums over the spacings
-  # i log(X_(i)/X_(i+1)), and therefore over the logarithms.
-  i = np.arange(1, size + 1)
-  weights = i / size
-  mean = np.mean(weights)
-  slopes = np.stack([mean - weights, weights * (mean - weights)]) * weights
-  slopes = np.diff(slopes, axis=1, prepend=0.0, append=0.0)
-  tail = jnp.log(jnp.maximum(ascending[-(size + 1) :], 1e-37))
-  terms = jnp.float32(slopes[:, ::-1]) * (tail - tail[0])[None]
-  above, below = order_statistics.sums(*terms)
+  weights = np.arange(size, 0, -1) / size
+  slopes = weights * (np.mean(weights) - weights)
+  largest = jnp.maximum(ascending[-(size + 1) :], 1e-37)
+  ratios = jnp.minimum(largest[1:] / largest[:-1], 1e38)
+  logs = jnp.log(ratios)
+  above, below = order_statistics.sums(
+    jnp.float32(slopes) * logs, jnp.float32(weights * slopes) * logs
+  )
   usable = below != 0
   beta = n / size * above / jnp.where(usable, below, 1.0)
   beta = jnp.where(usable, jnp.clip(beta, -2.0, 2.0), 0.0)

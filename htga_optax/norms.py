@@ -13,14 +13,16 @@ in this case a second sum is computed,
 
 under `lax.cond`, so that the common case reads the gradient once. Each leaf is
 reduced to a number where it is stored. No leaf is raveled, concatenated or
-gathered, and there is no collective without `shard_axis_name`. (The second sum
-of :func:`norm` first adds the squares of leaves of one shape, which compiles
-faster. Where an Auto mesh shards these leaves differently, XLA moves them.)
+gathered, and there is no collective without `shard_axis_name`. (:func:`norm`
+first adds the squares of small leaves of one shape, and the second sum those of
+all leaves of one shape, which makes fewer kernels. Where an Auto mesh shards
+these leaves differently, XLA moves them.)
 """
 
 import collections
 from collections.abc import Iterable, Sequence
 import functools
+import math
 import operator
 from typing import Any
 
@@ -37,7 +39,7 @@ AxisName = str | tuple[str, ...] | None
 # vanishes (below 1e-23) is at most 1e-13 of the norm.
 _SMALLEST = 1e-10
 _TINY = 1e-30
-# Up to this size, a conditional costs more than a second read.
+# Up to this size, a kernel or a conditional costs more than a second read.
 _SMALL_LEAF = 2**14
 
 
@@ -199,7 +201,7 @@ def _kind(x: Any) -> str:
 
 @jax.jit  # traced once if a tracker and a listener measure the same tree
 def _norm(leaves: list[jax.Array]) -> jax.Array:
-  total = functools.reduce(operator.add, _sums(leaves))
+  total = _sum_by_shape(leaves, largest=_SMALL_LEAF)
   # The code below uses the root, which XLA computes once. If it used the sums,
   # XLA would compute them again.
   r = jnp.sqrt(jnp.maximum(total, _TINY))  # has a finite derivative
@@ -270,11 +272,17 @@ def _sum_of_squares(x: jax.Array, c: ArrayLike, is_stacked: bool) -> jax.Array:
   return jnp.sum(_squares(x, c), axis=range(int(is_stacked), x.ndim))
 
 
-def _sum_by_shape(leaves: list[jax.Array], c: jax.Array) -> jax.Array:
-  """The sum of |c x|^2; slower than leaf by leaf, but compiles faster."""
+def _sum_by_shape(
+  leaves: list[jax.Array], c: ArrayLike = 1.0, largest: float = math.inf
+) -> jax.Array:
+  """The sum of |c x|^2, where leaves of one shape are added before the sum.
+
+  This makes fewer kernels. A leaf of more than `largest` entries is summed
+  alone, which is faster for large leaves.
+  """
   alike = collections.defaultdict(list)
-  for x in leaves:
-    alike[jax.typeof(x)].append(_squares(x, c))
+  for i, x in enumerate(leaves):
+    alike[jax.typeof(x) if x.size <= largest else i].append(_squares(x, c))
   added = [functools.reduce(operator.add, xs) for xs in alike.values()]
   return functools.reduce(operator.add, map(jnp.sum, added))
 

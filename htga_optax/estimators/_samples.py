@@ -67,11 +67,17 @@ def _largest(x: jax.Array, count: int) -> jax.Array:
 def log_excesses(
   tail: jax.Array, threshold: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """log(tail/threshold), and whether all are finite and one is not zero."""
+  """log(tail/threshold), and whether all are finite and one is not zero.
+
+  They are 1 where they are not usable, so that gradients stay finite.
+  """
   largest = jnp.maximum(tail[0], tail[-1])
   usable = (largest > threshold) & (largest < 1e38 * threshold)
-  tail = jnp.where(usable, tail, _regular(tail.size))
-  return jnp.log(tail / jnp.where(usable, threshold, 1.0)), usable
+  threshold = jnp.where(usable, threshold, 1.0)
+  # (XLA would put `where(usable, tail, ...)` into a kernel of its own.)
+  tail = jnp.where(tail > threshold, tail, threshold)
+  logs = jnp.log(jnp.minimum(tail, float(_LIMITS.max)) / threshold)
+  return jnp.where(usable, logs, 1.0), usable
 
 
 def _excess_moments(descending: jax.Array) -> tuple[jax.Array, jax.Array]:
