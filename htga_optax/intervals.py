@@ -43,7 +43,7 @@ import numpy as np
 from htga_optax import estimators, order_statistics
 from htga_optax.estimators._samples import in_range
 
-_CLASSES = 32  # classes of ranks; all ranks of a class have one score
+_CLASSES = 32  # at most; all ranks of a class have one score
 _LAGS = 12  # lags with a computed correlation; the others are interpolated
 _POINTS = 65  # points in the table of C
 _NORMAL = statistics.NormalDist()
@@ -127,9 +127,10 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
   trends = jnp.float32(_trends(n))
   moments = order_statistics.sums(scores, *(scores * t for t in trends))
   mean, *slopes = (v / n for v in moments)
-  scores -= mean
-  detrended = scores - slopes[0] * trends[0] - slopes[1] * trends[1]
-  inflation, spread = _inflations(jnp.stack([scores, detrended]), k)
+  # The second row is without the trends.
+  fitted = slopes[0] * trends[0] + slopes[1] * trends[1]
+  scores = scores - mean - jnp.float32([[0], [1]]) * fitted
+  inflation, spread = _inflations(scores, k)
 
   above = (arrivals > ascending[-(k + 1)]).astype(jnp.float32)
   count, drift = order_statistics.sums(above, above * trends[0])
@@ -215,9 +216,9 @@ def hill_interval(x: ArrayLike, k: int, level: float = 0.95) -> jax.Array:
 
 def _normal_scores(arrivals: jax.Array, ascending: jax.Array) -> jax.Array:
   """Standard normal quantiles at the ranks, one for each class: [W]."""
-  first, levels = _classes(arrivals.size)
+  size, levels = _classes(arrivals.size)
   steps = jnp.float32(np.diff(levels))[:, None]
-  reached = arrivals[None] >= ascending[first[1:]][:, None]
+  reached = arrivals[None] >= ascending[size::size][:, None]
   return float(levels[0]) + jnp.sum(jnp.where(reached, steps, 0.0), axis=0)
 
 
@@ -268,20 +269,20 @@ def _bias(ascending: jax.Array, k: int) -> jax.Array:
 
 
 @functools.lru_cache
-def _classes(n: int) -> tuple[np.ndarray, np.ndarray]:
-  """The first rank of each class, and the mean normal quantile in it."""
-  classes = min(n, _CLASSES)
-  first = np.arange(classes) * n // classes
+def _classes(n: int) -> tuple[int, np.ndarray]:
+  """The number of ranks in a class, and the mean normal quantile of a class."""
+  size = -(-n // _CLASSES)
   quantiles = [_NORMAL.inv_cdf((i + 0.5) / n) for i in range(n)]
-  return first, np.add.reduceat(quantiles, first) / np.diff(first, append=n)
+  first = np.arange(0, n, size)
+  return size, np.add.reduceat(quantiles, first) / np.diff(first, append=n)
 
 
 @functools.lru_cache
 def _trends(n: int) -> np.ndarray:
   """Time and the residual of its normal scores, standardised: [2, n]."""
-  first, levels = _classes(n)
+  size, levels = _classes(n)
   time = np.arange(n) - (n - 1) / 2
-  normal = np.repeat(levels, np.diff(first, append=n))
+  normal = np.repeat(levels, size)[:n]
   normal = normal - np.mean(normal)
   normal -= np.sum(normal * time) / np.sum(time**2) * time
   return np.stack([v / max(np.std(v), 1e-6) for v in (time, normal)])

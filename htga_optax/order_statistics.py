@@ -139,13 +139,14 @@ def push(window: SortedWindow, x: ArrayLike) -> SortedWindow:
   x = jnp.where(finite, x, oldest)
   shifted = shift_in(arrivals, x)
 
-  above = jnp.concatenate([a[1:], jnp.full([1], jnp.inf, a.dtype)])
-  below = jnp.concatenate([jnp.full([1], -jnp.inf, a.dtype), a[:-1]])
-  rising = jnp.where(a < oldest, a, jnp.maximum(a, jnp.minimum(x, above)))
-  falling = jnp.where(a > oldest, a, jnp.minimum(a, jnp.maximum(x, below)))
+  # The values between the oldest value and x move by one place.
+  above = jnp.append(a[1:], jnp.inf)
+  below = jnp.append(-jnp.inf, a[:-1])
+  falling = jnp.where((x <= a) & (a <= oldest), jnp.maximum(below, x), a)
+  rising = (oldest <= a) & (a <= x)
   return SortedWindow(
     arrivals=jnp.where(finite, shifted, arrivals),
-    ascending=jnp.where(x >= oldest, rising, falling),
+    ascending=jnp.where(rising, jnp.minimum(above, x), falling),
   )
 
 
