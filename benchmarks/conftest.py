@@ -1,8 +1,9 @@
 """Times our code and an opponent in turns, and writes the table of ratios.
 
 Our code runs in a round of pytest-benchmark, and the opponent in the set-up or
-the teardown of that round. Therefore a busy machine slows both. The rows are
-written into benchmarks/README.md between its two markers.
+the teardown of that round. Therefore a busy machine slows both. A run of all
+benchmarks writes its rows into benchmarks/README.md between its two markers; a
+run of some prints them.
 """
 
 import pathlib
@@ -14,14 +15,17 @@ import time
 import pytest
 import tables
 
+HERE = pathlib.Path(__file__).resolve().parent
+
 # Some benchmarks time networks of the examples.
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "examples"))
+sys.path.insert(0, str(HERE.parent / "examples"))
 
 # The other scripts do not measure speed, and one needs packages that the extra
 # `dev` does not install.
 collect_ignore_glob = ["[!b]*.py"]
 
 ROWS = []
+SKIPPED = []
 
 
 @pytest.fixture
@@ -88,10 +92,18 @@ def race(benchmark):
   return run
 
 
+def pytest_deselected(items):
+  SKIPPED.extend(items)
+
+
 def pytest_sessionfinish(session, exitstatus):
-  del session, exitstatus
   if not ROWS:
     return
   head = ["question", "ours", "opponent", "ratio", "at most", "holds"]
-  rows = tables.table(head, ROWS)
-  tables.write("table", [tables.machine("make bench"), "", *rows])
+  lines = [tables.machine("make bench"), "", *tables.table(head, ROWS)]
+  ran = {item.path for item in session.items}
+  ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+  if ended and not SKIPPED and ran == set(HERE.glob("bench_*.py")):
+    tables.write("table", lines)
+  else:
+    print("\n" + "\n".join(lines))
