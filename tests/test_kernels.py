@@ -72,3 +72,13 @@ def test_a_step_does_not_grow(name):
   assert found[1] - least[1] <= operations
   assert found[2] <= conditionals
   assert found[3] <= arrays
+
+
+@pytest.mark.cpu
+def test_small_leaves_of_one_shape_share_their_kernels():
+  def fusions(leaves):
+    norm = jax.jit(htga_optax.norms.norm)
+    text = norm.lower([jnp.zeros([64])] * leaves).compile().as_text()
+    return len(re.findall(r" fusion\(", text))
+
+  assert fusions(32) == fusions(1)
