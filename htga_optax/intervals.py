@@ -128,8 +128,8 @@ def examine(window: order_statistics.SortedWindow, k: int) -> Series:
   moments = order_statistics.sums(scores, *(scores * t for t in trends))
   mean, *slopes = (v / n for v in moments)
   # The second row is without the trends.
-  fitted = slopes[0] * trends[0] + slopes[1] * trends[1]
-  scores = scores - mean - jnp.float32([[0], [1]]) * fitted
+  trend = slopes[0] * trends[0] + slopes[1] * trends[1]
+  scores = (scores - mean)[None] - jnp.float32([[0], [1]]) * trend[None]
   inflation, spread = _inflations(scores, k)
 
   above = (arrivals > ascending[-(k + 1)]).astype(jnp.float32)
