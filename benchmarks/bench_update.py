@@ -153,6 +153,6 @@ def test_compile_time_of_training_over_adam(race, name):
     compiler(training_step_of, images, chain(OURS[name]), params),
     compiler(training_step_of, images, optax.adam(1e-3), params),
     2.5 if "per_layer" in name else 1.25,
-    rounds=12,  # one of them differs from another by 20 percent
+    rounds=12,  # times of one program differ by 20 percent
     unit="s",
   )

@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parent / "examples"))
 collect_ignore_glob = ["[!b]*.py"]
 
 ROWS = []
-SKIPPED = []
+DESELECTED = []
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def race(benchmark):
 
 
 def pytest_deselected(items):
-  SKIPPED.extend(items)
+  DESELECTED.extend(items)
 
 
 def pytest_sessionfinish(session, exitstatus):
@@ -103,7 +103,7 @@ def pytest_sessionfinish(session, exitstatus):
   lines = [tables.machine("make bench"), "", *tables.table(head, ROWS)]
   ran = {item.path for item in session.items}
   ended = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-  if ended and not SKIPPED and ran == set(HERE.glob("bench_*.py")):
+  if ended and not DESELECTED and ran == set(HERE.glob("bench_*.py")):
     tables.write("table", lines)
   else:
     print("\n" + "\n".join(lines))

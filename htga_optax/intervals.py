@@ -257,8 +257,8 @@ def _bias(ascending: jax.Array, k: int) -> jax.Array:
   weights = np.arange(size, 0, -1) / size
   slopes = weights * (np.mean(weights) - weights)
   largest = jnp.maximum(ascending[-(size + 1) :], 1e-37)
-  ratios = jnp.minimum(largest[1:] / largest[:-1], 1e38)
-  logs = jnp.log(ratios)
+  # A larger ratio counts as 1e38; it would be inf if the smaller value is 0.
+  logs = jnp.log(jnp.minimum(largest[1:] / largest[:-1], 1e38))
   above, below = order_statistics.sums(
     jnp.float32(slopes) * logs, jnp.float32(weights * slopes) * logs
   )

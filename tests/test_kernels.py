@@ -75,6 +75,7 @@ def test_a_step_does_not_grow(name):
 
 
 @pytest.mark.cpu
+@pytest.mark.slow  # since a quick program has other kernels
 def test_small_leaves_of_one_shape_share_their_kernels():
   """`optax.global_norm` has up to three kernels for each leaf."""
   leaves = [jnp.zeros([64])] * 32
